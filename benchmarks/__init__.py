@@ -1,0 +1,1 @@
+"""Side-by-side measurements; each module is `python -m benchmarks.NAME [--quick]`."""

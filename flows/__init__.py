@@ -1,0 +1,1 @@
+"""Prefect flows: the only rooms that have effects on the MLflow registry."""

@@ -1,0 +1,74 @@
+"""Energy as a value: what a stage used, and how anybody knows.
+
+Knows how figures add; measuring is `tasks.energy`'s.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from models.errors import ShapeError
+
+
+@dataclass(frozen=True)
+class Energy:
+    """Electric energy of one piece of work.
+
+    seconds:     wall time, s
+    cpu_kwh:     processors, kWh
+    gpu_kwh:     accelerators, kWh
+    ram_kwh:     memory, kWh
+    co2e_kg:     emissions with the grid factor of `country`, kg CO2 equivalent
+    method:      how the figures were obtained: "measured" (counters), "estimated" (load and constants) or "mixed"
+    device:      processor and accelerator, in words
+    country:     ISO 3166-1 alpha-3 code whose grid factor was applied
+    """
+
+    seconds: float
+    cpu_kwh: float
+    gpu_kwh: float
+    ram_kwh: float
+    co2e_kg: float
+    method: str
+    device: str
+    country: str
+
+    def __post_init__(self) -> None:
+        figures = (self.seconds, self.cpu_kwh, self.gpu_kwh, self.ram_kwh, self.co2e_kg)
+        if not all(math.isfinite(value) and value >= 0 for value in figures):
+            raise ShapeError(f"energy: figures must be finite and at least 0, got {figures}")
+        if self.method not in ("measured", "estimated", "mixed"):
+            raise ShapeError(f"energy: method must be measured, estimated or mixed, got {self.method!r}")
+
+    @property
+    def kwh(self) -> float:
+        """Total, kWh."""
+        return self.cpu_kwh + self.gpu_kwh + self.ram_kwh
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields and the total as a JSON object."""
+        return {**asdict(self), "kwh": self.kwh}
+
+    @staticmethod
+    def from_json(value: dict[str, Any]) -> "Energy":
+        """Return the value that `to_json` wrote."""
+        return Energy(**{key: value[key] for key in Energy.__dataclass_fields__})
+
+
+def add_energy(parts: Iterable[Energy]) -> Energy | None:
+    """Return the sum of `parts`, or None when there are none; unlike methods add up to "mixed"."""
+    parts = list(parts)
+    if not parts:
+        return None
+    methods = {part.method for part in parts}
+    return Energy(
+        seconds=sum(part.seconds for part in parts),
+        cpu_kwh=sum(part.cpu_kwh for part in parts),
+        gpu_kwh=sum(part.gpu_kwh for part in parts),
+        ram_kwh=sum(part.ram_kwh for part in parts),
+        co2e_kg=sum(part.co2e_kg for part in parts),
+        method=methods.pop() if len(methods) == 1 else "mixed",
+        device="; ".join(dict.fromkeys(part.device for part in parts)),
+        country=", ".join(dict.fromkeys(part.country for part in parts)),
+    )
