@@ -12,7 +12,6 @@ written last: where it is there, the other two are. Knows nothing of how the mod
 
 import hashlib
 import itertools
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,19 +22,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from models.errors import DataError, ParamsError, VideoError
+from models.errors import ParamsError, VideoError
 from models.files import hash_file, read_json, replacing, write_json
 from models.spans import ScoreTrack, Span, spans_above, total_duration_s
 from models.video import Sampling, iterate_frames, probe
+from tasks.footage import Footage, printable
 from tasks.thumbnails import Thumbnail, ThumbnailReel, choose_times
 from tasks.timeline import draw_timeline, num_thumbnails
 
 BATCH_SIZE = 32
-# What lies beside footage and is none: captions, notes, tables, and the files that this module writes.
-SIDECAR_SUFFIXES = frozenset(
-    ".ass .bak .csv .db .dvc .gpx .html .ini .json .jsonl .log .md .md5 .nfo .part .parquet .pdf .png .py .sha256 .srt .sub .thm .tmp "
-    ".toml .tsv .txt .vtt .xml .xmp .yaml .yml".split()
-)
 _MAX_STEM_BYTES = 150
 ItemT = TypeVar("ItemT")
 
@@ -153,41 +148,12 @@ class ScoreProgress:
     outcome: Literal["", "scored", "kept", "rejected"] = ""
 
 
-@dataclass(frozen=True)
-class Footage:
-    """One input: where it is, and its name for people (valid UTF-8, whatever the file system holds)."""
-
-    path: Path
-    name: str
-
-
 def identify_model(folder: Path, name: str, version: str = "") -> ModelIdentity:
     """Return the identity of the served model in `folder`: a hash over the names and contents of its files."""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
         digest.update(f"{path.relative_to(folder).as_posix()}\0{hash_file(path)}\n".encode())
     return ModelIdentity(name, version, digest.hexdigest())
-
-
-def list_footage(paths: Sequence[Path], out: Path | None = None) -> list[Footage]:
-    """Return the files that `paths` name: a file itself, of a folder every regular file below, sorted by path.
-
-    Hidden files and folders, sidecars (SIDECAR_SUFFIXES) and what lies in `out` are passed over in folders. Nothing is
-    listed twice. Raises DataError for a path that does not exist and for a folder with nothing in it.
-    """
-    found: dict[Path, Footage] = {}
-    for path in paths:
-        if not path.exists():
-            raise DataError(f"{_printable(str(path))}: no such file or folder")
-        if not path.is_dir():
-            found.setdefault(path.resolve(), Footage(path, _printable(path.name)))
-            continue
-        below = [file for file in _files_below(path) if out is None or not file.is_relative_to(out)]
-        if not below:
-            raise DataError(f"{_printable(str(path))}: no video files in this folder")
-        for file in below:
-            found.setdefault(file.resolve(), Footage(file, _printable(file.relative_to(path).as_posix())))
-    return list(found.values())
 
 
 def score_video_file(
@@ -219,7 +185,7 @@ def score_video_file(
         if on_fraction:
             on_fraction(min(1.0, times_s[-1] / info.duration_s))
     if not times_s:
-        raise VideoError(f"{_printable(path.name)}: no frame of it can be decoded")
+        raise VideoError(f"{printable(path.name)}: no frame of it can be decoded")
     # A container may announce an end that its own frames pass.
     duration_s = info.duration_s if info.duration_s > times_s[-1] else times_s[-1] + 1 / info.mean_fps
     track = model.score_track(np.concatenate(features), np.array(times_s, dtype=np.float64), duration_s)
@@ -266,7 +232,9 @@ def score_videos(
             scored.append(row)
             report(1.0, "kept" if row.kept else "scored")
         except VideoError as error:
-            rejected.append(RejectedRow(item.name, _printable(str(error))))
+            rejected.append(
+                RejectedRow(item.name, printable(str(error)).removeprefix(f"{printable(item.path.name)}: "))
+            )
             report(1.0, "rejected")
     result = ScoreReport(tuple(scored), tuple(rejected))
     _write_index(out, result)
@@ -277,21 +245,6 @@ def _batched(items: Iterable[ItemT], size: int) -> Iterator[list[ItemT]]:
     iterator = iter(items)
     while batch := list(itertools.islice(iterator, size)):
         yield batch
-
-
-def _printable(name: str) -> str:
-    """Return `name` with what is not valid UTF-8 shown as U+FFFD, so that it can be written and printed."""
-    return name.encode(errors="surrogateescape").decode(errors="replace")
-
-
-def _files_below(folder: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.suffix.lower() not in SIDECAR_SUFFIXES
-    )
 
 
 def _video_id(item: Footage) -> str:
@@ -307,7 +260,7 @@ def _output_stem(path: Path, video_id: str, out: Path, taken: dict[str, str]) ->
     "Has" means in this run (`taken`, stem in lower case to video_id) or in `out` since an earlier one, so that a name
     once given stays with its video.
     """
-    stem = _printable(path.stem)
+    stem = printable(path.stem)
     if len(stem.encode()) > _MAX_STEM_BYTES:
         stem = f"{stem.encode()[:_MAX_STEM_BYTES].decode(errors='ignore')}-{video_id[:8]}"
     owner = taken.get(stem.lower()) or _read_spans(out / f"{stem}.spans.json").get("video_id", video_id)
@@ -352,7 +305,7 @@ def _kept_row(
 def _row(
     item: Footage, video_id: str, output: str, duration_s: float, spans: Sequence[Span], *, kept: bool
 ) -> ScoredRow:
-    return ScoredRow(item.name, video_id, output, duration_s, len(spans), total_duration_s(spans), kept)
+    return ScoredRow(item.name, video_id, output, duration_s, len(spans), float(total_duration_s(spans)), kept)
 
 
 def _write_video(

@@ -18,6 +18,7 @@ from models.spans import ScoreTrack, Span
 
 MAX_KEPT = 2048
 _JPEG_QUALITY = 92
+_NEARLY_EQUAL = 0.01  # scores this close are the same to an eye
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +75,7 @@ class ThumbnailReel:
 
     def _unsquashed(self, jpeg: bytes) -> npt.NDArray[np.uint8]:
         """Return the picture in its proportions: the side that the square had shortened is stretched back."""
-        picture = Image.open(io.BytesIO(jpeg))
+        picture: Image.Image = Image.open(io.BytesIO(jpeg))
         side = picture.width
         width, height = max(side, round(side * self.aspect)), max(side, round(side / self.aspect))
         if (width, height) != picture.size:
@@ -83,11 +84,13 @@ class ThumbnailReel:
 
 
 def peak_time_s(track: ScoreTrack, span: Span) -> float:
-    """Return the time of the highest score inside `span`, the first of equals, seconds."""
+    """Return the time of the highest score inside `span`, of near equals the one closest to its middle, seconds."""
     inside = np.flatnonzero((track.times_s >= span.start_s) & (track.times_s < span.end_s))
     if not len(inside):
         return span.start_s
-    return float(track.times_s[inside[np.argmax(track.scores[inside])]])
+    times_s, scores = track.times_s[inside], track.scores[inside]
+    top_s = times_s[scores >= scores.max() - _NEARLY_EQUAL]
+    return float(top_s[np.argmin(np.abs(top_s - (span.start_s + span.end_s) / 2))])
 
 
 def choose_times(track: ScoreTrack, spans: Sequence[Span], num: int) -> list[float]:

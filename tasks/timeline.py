@@ -6,8 +6,10 @@ matplotlib's objects only, no pyplot: no global state, no display, the same byte
 """
 
 import functools
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,13 +30,15 @@ _LEFT_IN, _RIGHT_IN = 0.75, 0.35
 _CURVE_BOTTOM_IN, _CURVE_HEIGHT_IN = 2.1, 2.45
 _STRIP_BOTTOM_IN, _STRIP_HEIGHT_IN = 0.42, 1.2
 _STRIP_GAP_IN = 0.06
+_MAX_THUMBNAILS = 12
 _PLOT_WIDTH_IN = _WIDTH_IN - _LEFT_IN - _RIGHT_IN
 # More points than pixels only blur; each column of pixels keeps its lowest and highest score.
 _MAX_COLUMNS = int(_PLOT_WIDTH_IN * _DPI)
 _MAX_TICKS = 13
 _TICK_STEPS_S = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200)
 _FONT = "DejaVu Sans"  # ships with matplotlib
-_INK, _FAINT, _CURVE, _SPAN, _LIMIT, _PAPER = "#24312c", "#7b8781", "#2f5d50", "#e0a030", "#b0482f", "#fbfaf6"
+_INK, _FAINT, _PAPER = "#24312c", "#7b8781", "#fbfaf6"
+_CURVE, _LIMIT, _SPAN, _SPAN_TEXT = "#2f5d50", "#b0482f", "#e0a030", "#8a5a00"
 
 
 def format_time(seconds: float, *, tenths: bool = False) -> str:
@@ -47,9 +51,9 @@ def format_time(seconds: float, *, tenths: bool = False) -> str:
 
 
 def num_thumbnails(aspect: float) -> int:
-    """Return how many thumbnails of `aspect` (width over height) fill the strip side by side."""
+    """Return how many thumbnails of `aspect` (width over height) are shown side by side, at least 3."""
     width_in = _STRIP_HEIGHT_IN * min(max(aspect, 0.3), 4.0)
-    return max(1, int((_PLOT_WIDTH_IN + _STRIP_GAP_IN) / (width_in + _STRIP_GAP_IN)))
+    return min(_MAX_THUMBNAILS, int((_PLOT_WIDTH_IN + _STRIP_GAP_IN) / (width_in + _STRIP_GAP_IN)))
 
 
 def draw_timeline(
@@ -96,17 +100,29 @@ def showable(text: str, *, weight: str = "normal", max_length: int = 90) -> str:
     return f"{shown[:head]}\u2026{shown[head + 1 - max_length :]}"
 
 
+def summarise(duration_s: float, spans: Sequence[Span]) -> str:
+    """Return 'N highlights, X of Y s', from a minute on with the same as times."""
+    inside_s = total_duration_s(spans)
+    decimals = 2 if duration_s < 1 else 1 if duration_s < 60 else 0
+    noun = "highlight" if len(spans) == 1 else "highlights"
+    text = f"{len(spans) or 'no'} {noun}, {inside_s:.{decimals}f} of {duration_s:.{decimals}f} s"
+    return text if duration_s < 60 else f"{text} ({format_time(inside_s)} of {format_time(duration_s)})"
+
+
 def _draw_title(figure: Figure, name: str, track: ScoreTrack, spans: Sequence[Span]) -> None:
     top = (_HEIGHT_IN - 0.4) / _HEIGHT_IN
     left, right = _LEFT_IN / _WIDTH_IN, 1 - _RIGHT_IN / _WIDTH_IN
-    style = {"family": _FONT, "parse_math": False, "va": "baseline"}
-    figure.text(left, top, showable(name, weight="bold"), size=15, weight="bold", color=_INK, ha="left", **style)
-    noun = "highlight" if len(spans) == 1 else "highlights"
-    summary = f"{len(spans) or 'no'} {noun}, {total_duration_s(spans):.1f} of {track.duration_s:.1f} s"
-    figure.text(right, top, summary, size=13, color=_INK, ha="right", **style)
+    style: dict[str, Any] = {"family": _FONT, "parse_math": False, "va": "baseline", "color": _INK}
+    summary = figure.text(right, top, summarise(track.duration_s, spans), size=13, ha="right", **style)
+    title = figure.text(left, top, showable(name, weight="bold"), size=15, weight="bold", ha="left", **style)
+    room_px = summary.get_window_extent().x0 - 20
+    while title.get_window_extent().x1 > room_px and len(title.get_text()) > 8:
+        title.set_text(showable(name, weight="bold", max_length=len(title.get_text()) * 4 // 5))
 
 
-def curve_points(track: ScoreTrack, max_columns: int = _MAX_COLUMNS) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def curve_points(
+    track: ScoreTrack, max_columns: int = _MAX_COLUMNS
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return x (seconds) and y (score) of the curve, each frame's score held until the next frame.
 
     With more frames than `max_columns`, each of that many equal stretches gives its lowest and highest score in the
@@ -117,7 +133,7 @@ def curve_points(track: ScoreTrack, max_columns: int = _MAX_COLUMNS) -> tuple[np
         column = np.minimum((times_s / track.duration_s * max_columns).astype(int), max_columns - 1)
         starts = np.flatnonzero(np.diff(column, prepend=-1))
         keep: set[int] = set()
-        for start, end in zip(starts, [*starts[1:], len(scores)], strict=True):
+        for start, end in itertools.pairwise([*starts.tolist(), len(scores)]):
             keep |= {start + int(np.argmin(scores[start:end])), start + int(np.argmax(scores[start:end]))}
         kept = np.array(sorted(keep))
         times_s, scores = times_s[kept], scores[kept]
@@ -127,27 +143,46 @@ def curve_points(track: ScoreTrack, max_columns: int = _MAX_COLUMNS) -> tuple[np
 def _draw_curve(axes: Axes, track: ScoreTrack, spans: Sequence[Span], threshold: float) -> None:
     x, y = curve_points(track)
     axes.set_facecolor("white")
+    least_s = 2 * track.duration_s / _MAX_COLUMNS  # 2 px: also the shortest span of a long night is seen
     for span in spans:
-        axes.axvspan(span.start_s, span.end_s, color=_SPAN, alpha=0.28, linewidth=0, zorder=1)
+        end_s = max(span.end_s, span.start_s + least_s)
+        axes.axvspan(span.start_s, end_s, color=_SPAN, alpha=0.28, linewidth=0, zorder=1)
     axes.fill_between(x, y, step="post", color=_CURVE, alpha=0.16, linewidth=0, zorder=2)
-    axes.step(x, y, where="post", color=_CURVE, linewidth=1.6, solid_joinstyle="round", zorder=3)
+    thickness = 1.6 if len(track.times_s) < _MAX_COLUMNS / 2 else 0.7
+    axes.step(x, y, where="post", color=_CURVE, linewidth=thickness, solid_joinstyle="round", zorder=3)
     axes.axhline(threshold, color=_LIMIT, linewidth=1.1, linestyle=(0, (6, 3)), zorder=4)
     axes.annotate(
-        f"threshold {threshold:.2f}", (1, threshold), (-6, 4 if threshold < 0.9 else -12), xycoords=("axes fraction", "data"),
-        textcoords="offset points", ha="right", size=9, color=_LIMIT, family=_FONT, zorder=5,
-    )  # fmt: skip
-    axes.set_xlim(0, track.duration_s)
+        f"threshold {threshold:.2f}",
+        (1, threshold),
+        (-6, 4 if threshold < 0.9 else -12),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1},
+        **_text(_LIMIT, ha="right", zorder=5),
+    )
+    _draw_axes(axes, track.duration_s)
+
+
+def _text(color: str, **more: Any) -> dict[str, Any]:
+    """Return the style of small text."""
+    return {"size": 9, "family": _FONT, "color": color, **more}
+
+
+def _draw_axes(axes: Axes, duration_s: float) -> None:
+    axes.set_xlim(0, duration_s)
     axes.set_ylim(0, 1.02)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
     axes.set_ylabel("highlight score", size=10, color=_FAINT, family=_FONT)
-    step_s = next((s for s in _TICK_STEPS_S if track.duration_s / s < _MAX_TICKS), _TICK_STEPS_S[-1])
-    if track.duration_s >= 4 * _TICK_STEPS_S[0]:
+    step_s = next((s for s in _TICK_STEPS_S if duration_s / s < _MAX_TICKS), _TICK_STEPS_S[-1])
+    if duration_s >= 4 * _TICK_STEPS_S[0]:
         axes.xaxis.set_major_locator(MultipleLocator(step_s))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda s, _: format_time(s, tenths=step_s < 1)))
     else:
         axes.set_xticks([0], [format_time(0)])
     axes.grid(axis="y", color=_FAINT, alpha=0.2, linewidth=0.7, zorder=0)
     axes.tick_params(colors=_FAINT, labelsize=9, length=3, labelfontfamily=_FONT)
+    for label in axes.get_xticklabels():  # the lines to the thumbnails pass behind
+        label.set_bbox({"facecolor": _PAPER, "edgecolor": "none", "pad": 1.5})
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
@@ -155,7 +190,7 @@ def _draw_curve(axes: Axes, track: ScoreTrack, spans: Sequence[Span], threshold:
 
 
 def _draw_labels(axes: Axes, track: ScoreTrack, spans: Sequence[Span]) -> None:
-    """Write start and end above each span, the best first; one that would cover another goes up a row, or is left out."""
+    """Write start and end above each span, the best first; one without room goes up a row or is left out."""
     per_in = track.duration_s / _PLOT_WIDTH_IN
     rows: tuple[list[tuple[float, float]], ...] = ([], [])
     tenths = track.duration_s < 60
@@ -167,9 +202,13 @@ def _draw_labels(axes: Axes, track: ScoreTrack, spans: Sequence[Span]) -> None:
             if all(abs(centre_s - other_s) >= half_s + other_half_s for other_s, other_half_s in placed):
                 placed.append((centre_s, half_s))
                 axes.annotate(
-                    label, (centre_s, 1), (0, 5 + 13 * row), xycoords=("data", "axes fraction"),
-                    textcoords="offset points", ha="center", size=9, weight="bold", color="#8a5a00", family=_FONT,
-                )  # fmt: skip
+                    label,
+                    (centre_s, 1),
+                    (0, 5 + 13 * row),
+                    xycoords=("data", "axes fraction"),
+                    textcoords="offset points",
+                    **_text(_SPAN_TEXT, ha="center", weight="bold"),
+                )
                 break
 
 
@@ -185,9 +224,7 @@ def spread(centres: Sequence[float], width: float, low: float, high: float) -> l
     return placed
 
 
-def _draw_strip(
-    figure: Figure, track: ScoreTrack, spans: Sequence[Span], thumbnails: Sequence[Thumbnail]
-) -> None:
+def _draw_strip(figure: Figure, track: ScoreTrack, spans: Sequence[Span], thumbnails: Sequence[Thumbnail]) -> None:
     """Place the thumbnails under their times, side by side where those are close, each with a line to its time."""
     if not thumbnails:
         return
@@ -204,6 +241,7 @@ def _draw_strip(
         color = _SPAN if inside else _FAINT
         axes = figure.add_axes(_place(centre_in - width_in / 2, _STRIP_BOTTOM_IN, width_in, _STRIP_HEIGHT_IN))
         axes.imshow(shot.pixels, interpolation="lanczos", aspect="equal")
+        axes.set_anchor("N")
         axes.set_xticks([])
         axes.set_yticks([])
         for spine in axes.spines.values():
@@ -211,7 +249,7 @@ def _draw_strip(
             spine.set_linewidth(2.2 if inside else 0.8)
         label = format_time(shot.time_s, tenths=track.duration_s < 60)
         weight = "bold" if shot.time_s in peaks else "normal"
-        axes.set_xlabel(label, size=9, color="#8a5a00" if inside else _FAINT, weight=weight, family=_FONT, labelpad=4)
+        axes.set_xlabel(label, labelpad=4, **_text(_SPAN_TEXT if inside else _FAINT, weight=weight))
         figure.add_artist(_leader(wanted, centre_in, color))
 
 
