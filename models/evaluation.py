@@ -105,18 +105,24 @@ class Evaluation:
         return next((row for row in self.rows if row.name == name), None)
 
     def to_metrics(self) -> dict[str, float]:
-        """Return every figure flat: `compiled_f1`, `compiled_f1_low`, …; NaN where undefined."""
+        """Return the figures flat, `compiled_f1`, `compiled_f1_low`, …; NaN where undefined.
+
+        Every row has its figures and the interval of its F1; all intervals are given for the served row only, since
+        a table of them all is too wide to read (`to_json` has them).
+        """
         flat: dict[str, float] = {}
         for row in self.rows:
             if row.threshold is not None:
                 flat[f"{row.name}_threshold"] = row.threshold
             for name, estimate in row.metrics.items():
                 flat[f"{row.name}_{name}"] = estimate.value
-                flat[f"{row.name}_{name}_low"] = estimate.low
-                flat[f"{row.name}_{name}_high"] = estimate.high
+                if row.name == SERVED or name == "f1":
+                    flat[f"{row.name}_{name}_low"] = estimate.low
+                    flat[f"{row.name}_{name}_high"] = estimate.high
         for difference in self.differences:
-            key = f"{difference.name}_less_{difference.against}_f1"
-            flat |= {key: difference.f1.value, f"{key}_low": difference.f1.low, f"{key}_high": difference.f1.high}
+            if difference.name == SERVED:
+                key = f"{difference.name}_less_{difference.against}_f1"
+                flat |= {key: difference.f1.value, f"{key}_low": difference.f1.low, f"{key}_high": difference.f1.high}
         return flat | {
             "test_prevalence": self.prevalence,
             "val_prevalence": self.val_prevalence,
