@@ -24,7 +24,7 @@ from rich.logging import RichHandler
 from models.errors import HerdlightError, ShapeError
 from models.files import write_json, write_jsonl
 from tasks.energy import measure_energy
-from tasks.params import SectionT, load_section
+from models.params import SectionT, load_section
 
 # Other people's greetings and usage pings; each is that project's documented switch.
 _QUIET = {
