@@ -7,6 +7,7 @@ how `nano` is trained; that is stage `pretrain`.
 
 import difflib
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from torch import nn
 import models.torchvision_operators  # noqa: F401  # isort: skip  (before open_clip)
 import open_clip
 from open_clip.model import CLIPVisionCfg, _build_vision_tower
-from open_clip.pretrained import download_pretrained, get_pretrained_cfg, list_pretrained_tags_by_model
+from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
 
 from models.errors import ModelError, ParamsError, WeightsUnavailable
 from models.files import read_json, replacing, replacing_folder, write_json
@@ -43,7 +44,9 @@ class EncoderParams(Section):
     """open_clip architecture (`ViT-B-32`, `ViT-L-14`, …), or `nano`, which is trained here on the captioned frames."""
     pretrained: str | None = None
     """Weights of a named architecture: an open_clip tag (`openai`, `laion2b_s34b_b79k`) or a .safetensors file."""
-    download_timeout_s: float = Field(default=30.0, gt=0)
+    unfreeze_blocks: int = Field(default=2, ge=0)
+    """Last blocks of the image tower that are trained; all before them run once per frame (0 trains the head only)."""
+    hub_timeout_s: float = Field(default=10.0, gt=0)
     """Longest wait for the model hub's first answer, seconds."""
 
 
@@ -104,12 +107,26 @@ def register_nano() -> None:
         open_clip.add_model_config(_NANO_CONFIG)
 
 
+def _build(name: str, config: Mapping[str, Any]) -> nn.Module:
+    """Return a CLIP with fresh weights, without open_clip's warning that they are fresh."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        model: nn.Module = open_clip.create_model(
+            name, load_weights=False, pretrained_text=False, force_quick_gelu=bool(config.get("quick_gelu", False))
+        )
+    finally:
+        root.setLevel(level)
+    return model
+
+
 def untrained_encoder(params: EncoderParams, seed: int) -> tuple[nn.Module, EncoderSpec]:
     """Return a freshly initialised CLIP and its spec."""
     register_nano()
     torch.manual_seed(seed)
     config = model_config(params.name)
-    model = open_clip.create_model(params.name, load_weights=False, pretrained_text=False)
+    model = _build(params.name, config)
     return model, EncoderSpec(params.name, params.pretrained, config, encoder_image_size(params), _MEAN, _STD)
 
 
@@ -131,42 +148,53 @@ def named_encoder(params: EncoderParams) -> tuple[nn.Module, EncoderSpec]:
         weights, tag_config = _weights_from_hub(params)
     # Weights trained with QuickGELU in a model with GELU load without an error and are wrong; open_clip only warns.
     quick_gelu = bool(tag_config.get("quick_gelu", config.get("quick_gelu", False)))
-    model = open_clip.create_model(
-        params.name, load_weights=False, pretrained_text=False, force_quick_gelu=quick_gelu
-    )
+    config = {**config, "quick_gelu": quick_gelu}
+    model = _build(params.name, config)
     try:
         open_clip.load_checkpoint(model, str(weights))
     except (RuntimeError, KeyError, SafetensorError) as error:
         first = str(error).splitlines()[0]
         raise WeightsUnavailable(f"{weights}: weights do not fit {params.name}: {first}") from None
     mean, std = tuple(tag_config.get("mean", _MEAN)), tuple(tag_config.get("std", _STD))
-    config = {**config, "quick_gelu": quick_gelu}
     return model, EncoderSpec(params.name, params.pretrained, config, encoder_image_size(params), mean, std)
 
 
 def _weights_from_hub(params: EncoderParams) -> tuple[Path, dict[str, Any]]:
-    from httpx import HTTPError
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError
 
     tag_config = get_pretrained_cfg(params.name, params.pretrained)
     if not tag_config:
         tags = ", ".join(list_pretrained_tags_by_model(params.name)) or "none"
         raise ParamsError(
-            f"encoder.pretrained = {params.pretrained!r}: open_clip has no such weights for {params.name}; it has: {tags}"
+            f"encoder.pretrained = {params.pretrained!r}: no such weights for {params.name}; open_clip has: {tags}"
         )
+    repository = tag_config.get("hf_hub", "").strip("/")
+    cached = try_to_load_from_cache(repository, _WEIGHTS_FILE) if repository else None
+    if isinstance(cached, str):
+        return Path(cached), tag_config
+    _require_hub(params)
     try:
-        weights = Path(download_pretrained(tag_config))
-    except (HTTPError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        return Path(hf_hub_download(repository, _WEIGHTS_FILE)), tag_config
+    except (EntryNotFoundError, ValueError):
+        raise WeightsUnavailable(
+            f"{params.name} {params.pretrained!r} is published as a pickle, which herdlight does not load; "
+            "convert it to safetensors elsewhere and name that file in encoder.pretrained"
+        ) from None
+
+
+def _require_hub(params: EncoderParams) -> None:
+    """Ask the model hub once, since its own client would retry for a minute before it says that nobody is there."""
+    import httpx
+    from huggingface_hub import constants
+
+    try:
+        httpx.head(constants.ENDPOINT, timeout=params.hub_timeout_s)
+    except httpx.HTTPError as error:
         raise WeightsUnavailable(
             f"weights {params.pretrained!r} of {params.name} are not on this machine and the model hub does not answer "
             f"({type(error).__name__}); offline choices: encoder.name = nano, or encoder.pretrained = a .safetensors file"
         ) from None
-    if weights.suffix != ".safetensors":
-        raise WeightsUnavailable(
-            f"{weights.name}: {params.pretrained!r} comes as a pickle, which herdlight does not load; "
-            "convert it to safetensors elsewhere and name that file in encoder.pretrained"
-        )
-    return weights, tag_config
 
 
 def save_encoder(folder: Path, model: nn.Module, spec: EncoderSpec) -> None:
@@ -187,12 +215,7 @@ def load_encoder(folder: Path) -> tuple[nn.Module, EncoderSpec]:
     except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise ModelError(f"{folder}: not an encoder of herdlight ({error}); run stage pretrain again") from None
     register_nano()
-    model = open_clip.create_model(
-        spec.name,
-        load_weights=False,
-        pretrained_text=False,
-        force_quick_gelu=bool(spec.model_config.get("quick_gelu", False)),
-    )
+    model = _build(spec.name, spec.model_config)
     load_weights(folder / _WEIGHTS_FILE, model)
     return model.eval(), spec
 

@@ -32,7 +32,7 @@ class Tower(nn.Module):
         num_blocks = len(self.visual.transformer.resblocks) if self.splits else 0
         if not 0 <= num_trained <= num_blocks:
             raise ParamsError(
-                f"train.unfreeze_blocks = {num_trained}: {spec.name} has {num_blocks} blocks that can be trained alone"
+                f"encoder.unfreeze_blocks = {num_trained}: {spec.name} has {num_blocks} blocks that can be trained alone"
             )
         self.num_front = num_blocks - num_trained
         self.embed_dim = spec.embed_dim
