@@ -70,7 +70,8 @@ def train(
     context: typer.Context,
     profile: Annotated[str | None, typer.Option(help="Name of a file in params/ whose values come first.")] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One value of params.yaml, as train.epochs=5.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="One value of params.yaml, as train.epochs=5."),
     ] = None,
 ) -> None:
     """Run the training flow: every stage, the registry, the gate, and promotion if the gate lets it pass."""

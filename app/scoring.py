@@ -9,9 +9,9 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from models.errors import DataError
+from models.errors import DataError, ModelError, RegistryError
 from tasks.footage import list_footage
-from tasks.score import ScoreProgress, ScoreReport, identify_model, score_videos
+from tasks.score import ModelIdentity, Scorer, ScoreProgress, ScoreReport, identify_model, score_videos
 from tasks.timeline import format_time
 
 
@@ -20,18 +20,42 @@ def score_footage(paths: list[Path], out: Path, model_uri: str, threshold: float
     footage = list_footage(paths, out)
     if out.exists() and not out.is_dir():
         raise DataError(f"{out}: not a folder; choose another --out")
-    from models.served import load_served  # torch takes seconds to import; mistyped paths are told before
-    from tasks.model_uri import resolve_model
-
-    folder = resolve_model(model_uri)
-    model = load_served(folder)
+    model, identity = _load_model(model_uri)
     with _progress(len(footage)) as on_progress:
-        report = score_videos(
-            model, identify_model(folder, model_uri), footage, out,
-            threshold=threshold, force=force, on_progress=on_progress,
-        )  # fmt: skip
+        report = score_videos(model, identity, footage, out, threshold=threshold, force=force, on_progress=on_progress)
     print_report(report, out, Console())
     return report
+
+
+def _load_model(model_uri: str) -> tuple[Scorer, ModelIdentity]:
+    """Return the model that `model_uri` names. Raises RegistryError that says how to get one where there is none."""
+    if not model_uri.startswith("models:"):
+        folder, version = Path(model_uri), ""
+        if not (folder / "model.json").is_file():
+            raise ModelError(f"{folder}: no served model there; build/compile/model is one after `make run`")
+    else:
+        folder, version = _from_registry(model_uri)
+    from models.served import load_served  # torch takes seconds to import; mistyped paths are told before
+
+    return load_served(folder), identify_model(folder, model_uri, version)
+
+
+def _from_registry(model_uri: str) -> tuple[Path, str]:
+    from tasks.mlflow_store import default_tracking_uri, sqlite_path
+    from tasks.model_uri import resolve
+
+    tracking_uri = default_tracking_uri(Path.cwd())
+    store = sqlite_path(tracking_uri)
+    if store is not None and not store.is_file():
+        raise RegistryError(
+            f"{model_uri}: no model registry at {store}; `make run` in the repository makes one, or name a server in "
+            "MLFLOW_TRACKING_URI, or a folder with --model"
+        )
+    try:
+        resolved = resolve(model_uri, tracking_uri)
+    except RegistryError as error:
+        raise RegistryError(f"{error} (`make run` does all of it once)") from None
+    return resolved.folder, resolved.version
 
 
 @contextmanager
