@@ -168,6 +168,7 @@ def fit(
         on_epoch(row)
 
     model.tower.freeze_front()
+    model.train()
     loop = _Loop(model, val, window, params, keep)
     best = ModelCheckpoint(
         folder, filename="best", monitor="val_average_precision", mode="max", save_last=True,

@@ -8,6 +8,7 @@ the video played s times faster. What is drawn depends on (seed, epoch, index) a
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -35,8 +36,7 @@ class LabelledVideo:
     labels: npt.NDArray[np.int8]
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """Windows of one step.
 
     tokens_BWLD: float32; times_s_BW: float32, seconds since the window's first frame
