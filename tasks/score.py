@@ -10,8 +10,10 @@ and, once all are done, `scored.json` and `rejected.json` list what became of th
 written last: where it is there, the other two are. Knows nothing of how the model was found.
 """
 
+import functools
 import hashlib
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +27,9 @@ import pyarrow.parquet as pq
 from models.errors import ParamsError, VideoError
 from models.files import hash_file, read_json, replacing, write_json
 from models.spans import ScoreTrack, Span, spans_above, total_duration_s
-from models.video import Sampling, iterate_frames, probe
+from models.video import Sampling, iterate_pictures, probe
 from tasks.footage import Footage, printable
-from tasks.thumbnails import Thumbnail, ThumbnailReel, choose_times
+from tasks.thumbnails import MAX_HEIGHT_PX, MAX_KEPT, MAX_WIDTH_PX, Thumbnail, ThumbnailReel, choose_times
 from tasks.timeline import draw_timeline, num_thumbnails
 
 BATCH_SIZE = 32
@@ -173,14 +175,11 @@ def score_video_file(
     spec = model.spec
     threshold = spec.threshold if threshold is None else threshold
     info = probe(path)
-    aspect = info.width / info.height
-    reel = ThumbnailReel(aspect if spec.sampling.fit == "squash" else 1.0)
+    reel = ThumbnailReel(stride=math.ceil(info.duration_s * spec.sampling.fps / MAX_KEPT))
     times_s: list[float] = []
     features: list[npt.NDArray[np.float32]] = []
-    for batch in _batched(iterate_frames(path, spec.sampling), batch_size):
-        for time_s, pixels in batch:
-            reel.add(time_s, pixels)
-            times_s.append(time_s)
+    for batch in _batched(_frames(path, spec.sampling, reel), batch_size):
+        times_s += [time_s for time_s, _ in batch]
         features.append(model.embed(np.stack([pixels for _, pixels in batch])))
         if on_fraction:
             on_fraction(min(1.0, times_s[-1] / info.duration_s))
@@ -190,7 +189,7 @@ def score_video_file(
     duration_s = info.duration_s if info.duration_s > times_s[-1] else times_s[-1] + 1 / info.mean_fps
     track = model.score_track(np.concatenate(features), np.array(times_s, dtype=np.float64), duration_s)
     spans = spans_above(track, threshold, min_duration_s=spec.min_duration_s, merge_gap_s=spec.merge_gap_s)
-    shown = reel.at(choose_times(track, spans, num_thumbnails(reel.aspect)))
+    shown = reel.at(choose_times(track, spans, num_thumbnails(info.width / info.height)))
     return ScoredVideo(track, tuple(spans), threshold, shown)
 
 
@@ -239,6 +238,13 @@ def score_videos(
     result = ScoreReport(tuple(scored), tuple(rejected))
     _write_index(out, result)
     return result
+
+
+def _frames(path: Path, sampling: Sampling, reel: ThumbnailReel) -> Iterator[tuple[float, npt.NDArray[np.uint8]]]:
+    """Yield time (seconds) and pixels of each sampled frame, after it was shown to `reel`."""
+    for time_s, pixels, picture in iterate_pictures(path, sampling):
+        reel.add(time_s, functools.partial(picture, MAX_WIDTH_PX, MAX_HEIGHT_PX))
+        yield time_s, pixels
 
 
 def _batched(items: Iterable[ItemT], size: int) -> Iterator[list[ItemT]]:
