@@ -34,6 +34,7 @@ from tasks.timeline import draw_timeline, num_thumbnails
 
 BATCH_SIZE = 32
 _MAX_STEM_BYTES = 150
+_SPANS_SUFFIX = ".spans.json"
 ItemT = TypeVar("ItemT")
 
 
@@ -214,7 +215,7 @@ def score_videos(
     out.mkdir(parents=True, exist_ok=True)
     scored: list[ScoredRow] = []
     rejected: list[RejectedRow] = []
-    taken: dict[str, str] = {}
+    owners = _owners(out)
     for index, item in enumerate(footage):
 
         def report(fraction: float, outcome: Any = "", index: int = index, item: Footage = item) -> None:
@@ -223,7 +224,7 @@ def score_videos(
         report(0.0)
         try:
             video_id = _video_id(item)
-            output = _output_stem(item.path, video_id, out, taken)
+            output = _output_stem(item.path, video_id, owners)
             row = None if force else _kept_row(item, video_id, output, out, identity, threshold)
             if row is None:
                 video = score_video_file(model, item.path, threshold=threshold, on_fraction=report)
@@ -260,19 +261,26 @@ def _video_id(item: Footage) -> str:
         raise VideoError(f"{item.path.name}: {error.strerror or error}") from None
 
 
-def _output_stem(path: Path, video_id: str, out: Path, taken: dict[str, str]) -> str:
+def _owners(out: Path) -> dict[str, str]:
+    """Return which video (video_id) has which stem (in lower case, for file systems that take no notice) in `out`."""
+    owners = {}
+    for path in sorted(out.glob(f"*{_SPANS_SUFFIX}")):
+        owners[path.name.removesuffix(_SPANS_SUFFIX).lower()] = str(_read_spans(path).get("video_id", ""))
+    return owners
+
+
+def _output_stem(path: Path, video_id: str, owners: dict[str, str]) -> str:
     """Return the stem of the outputs: the video's own, or with its identity behind it where another video has that.
 
-    "Has" means in this run (`taken`, stem in lower case to video_id) or in `out` since an earlier one, so that a name
-    once given stays with its video.
+    A name once given stays with its video; it is entered in `owners`.
     """
     stem = printable(path.stem)
     if len(stem.encode()) > _MAX_STEM_BYTES:
-        stem = f"{stem.encode()[:_MAX_STEM_BYTES].decode(errors='ignore')}-{video_id[:8]}"
-    owner = taken.get(stem.lower()) or _read_spans(out / f"{stem}.spans.json").get("video_id", video_id)
-    if owner != video_id:
-        stem = f"{stem}-{video_id[:8]}"
-    taken[stem.lower()] = video_id
+        stem = stem.encode()[:_MAX_STEM_BYTES].decode(errors="ignore")
+    distinct = f"{stem}-{video_id[:8]}"
+    if owners.get(distinct.lower()) == video_id or owners.get(stem.lower(), video_id) not in (video_id, ""):
+        stem = distinct
+    owners[stem.lower()] = video_id
     return stem
 
 
@@ -289,7 +297,7 @@ def _kept_row(
     item: Footage, video_id: str, output: str, out: Path, identity: ModelIdentity, threshold: float
 ) -> ScoredRow | None:
     """Return the row of outputs that an earlier run left for the same video, model and threshold, or None."""
-    content = _read_spans(out / f"{output}.spans.json")
+    content = _read_spans(out / f"{output}{_SPANS_SUFFIX}")
     model = content.get("model")
     same = (
         content.get("video_id") == video_id
@@ -318,7 +326,7 @@ def _write_video(
     item: Footage, video_id: str, output: str, out: Path, video: ScoredVideo, identity: ModelIdentity
 ) -> ScoredRow:
     """Write the three files of one video, `spans.json` last, and return its row."""
-    spans_path = out / f"{output}.spans.json"
+    spans_path = out / f"{output}{_SPANS_SUFFIX}"
     spans_path.unlink(missing_ok=True)
     table = pa.table({"time_s": video.track.times_s, "score": video.track.scores})
     with replacing(out / f"{output}.scores.parquet") as temporary:
