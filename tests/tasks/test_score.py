@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from models.errors import DataError, EngineError, ParamsError, VideoError
+from models.errors import EngineError, ParamsError, VideoError
 from models.files import hash_file
 from models.spans import ScoreTrack
 from models.video import Sampling, probe, sample_video
-from tasks.footage import Footage, list_footage
+from tasks.footage import list_footage
 from tasks.score import ModelIdentity, ScoreProgress, identify_model, score_video_file, score_videos
 
 IDENTITY = ModelIdentity("models:/fake@champion", "3", "ab" * 32)
@@ -333,37 +333,6 @@ def test_long_and_undecodable_names_are_written(tmp_path):
     assert [row.video for row in report.scored] == ["bad\ufffd\ufffd.mp4", long.name]
     assert all(len(name.encode()) < 255 for name in os.listdir(tmp_path / "out"))  # noqa: PTH208
     json.loads((tmp_path / "out" / "scored.json").read_text(encoding="utf-8"))
-
-
-def test_folders_give_every_file_below_but_hidden_ones_sidecars_and_results(tmp_path):
-    folder = tmp_path / "in"
-    for name in (
-        "b.mp4",
-        "sub/deep/a.MOV",
-        "noextension",
-        ".hidden.mp4",
-        ".trash/c.mp4",
-        "b.srt",
-        "b.JSON",
-        "Thumbs.db",
-    ):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(b"x")
-    out = folder / "out"
-    out.mkdir()
-    (out / "old.mp4").write_bytes(b"x")
-    listed = list_footage([folder], out)
-    assert [item.name for item in listed] == ["b.mp4", "noextension", "sub/deep/a.MOV"]
-    assert list_footage([folder / "b.mp4", folder], out)[0] == Footage(folder / "b.mp4", "b.mp4")
-    assert len(list_footage([folder, folder / "b.mp4"], out)) == 3
-    assert [item.name for item in list_footage([folder / ".hidden.mp4"])] == [".hidden.mp4"]
-
-
-@pytest.mark.parametrize(("name", "message"), [("nowhere", "no such file or folder"), ("empty", "no video files")])
-def test_paths_with_nothing_in_them_are_named(name, message, tmp_path):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=rf"{name}: {message}"):
-        list_footage([tmp_path / name])
 
 
 def test_the_identity_of_a_model_is_its_files(tmp_path):
