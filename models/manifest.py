@@ -150,7 +150,7 @@ def write_manifest(path: Path, rows: Iterable[VideoRow]) -> None:
 def read_manifest(path: Path) -> list[VideoRow]:
     """Return the rows of the Parquet file `path`. Raises DataError where it is missing or no manifest."""
     try:
-        return from_table(pq.read_table(path))
+        return from_table(pq.ParquetFile(path).read())
     except FileNotFoundError:
         raise DataError(f"{path}: no manifest; run `dvc repro ingest` first") from None
     except pa.ArrowInvalid as error:
