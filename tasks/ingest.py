@@ -34,10 +34,10 @@ SPLIT_OF_FOLDER = {
     "test": "test",
 }
 # What lies beside footage and is none; everything else is tried, whatever its extension.
-SIDECARS = frozenset(
-    (".ass", ".csv", ".db", ".gpx", ".htm", ".html", ".ini", ".jpeg", ".jpg", ".json", ".kml", ".log", ".md", ".nfo")
-    + (".pdf", ".png", ".srt", ".sub", ".thm", ".tsv", ".txt", ".vtt", ".xlsx", ".xml", ".yaml", ".yml")
-)
+_DOCUMENTS = {".csv", ".db", ".gpx", ".htm", ".html", ".ini", ".json", ".kml", ".log", ".md", ".nfo", ".pdf", ".tsv"}
+_SUBTITLES = {".ass", ".srt", ".sub", ".txt", ".vtt", ".xlsx", ".xml", ".yaml", ".yml"}
+_PICTURES = {".jpeg", ".jpg", ".png", ".thm"}
+SIDECARS = frozenset(_DOCUMENTS | _SUBTITLES | _PICTURES)
 _PROBES_AT_ONCE = 2
 _ID_DIGITS = 16
 
