@@ -216,14 +216,18 @@ def pick_on_grid(timed: Iterable[tuple[float, float, ItemT]], fps: float) -> Ite
 
     timed: (time_s, end_s, item), times strictly increasing from 0. An item is shown from its time until that of the
            next, the last one until its own end_s. A time up to GRID_TOLERANCE_S after an instant counts as on it.
+           The first is always given.
     """
-    pending: tuple[float, float, ItemT] | None = None
-    k = 0  # the first grid point that no item before `pending` serves
+    pending: tuple[float, float, ItemT] | None = None  # on screen, not given yet
+    k = 0  # the first grid point that nothing before `pending` serves
     for time_s, end_s, item in timed:
-        if pending is not None:
-            if k / fps + GRID_TOLERANCE_S < time_s:
-                yield pending[0], pending[2]
-            k = max(k, math.ceil((time_s - GRID_TOLERANCE_S) * fps))
+        if k == 0:  # instant 0 is the first item's, whatever the tolerance says
+            yield time_s, item
+            k = 1
+            continue
+        if pending is not None and k / fps + GRID_TOLERANCE_S < time_s:
+            yield pending[0], pending[2]
+        k = max(k, math.ceil((time_s - GRID_TOLERANCE_S) * fps))
         pending = (time_s, end_s, item)
     if pending is not None and k / fps < max(pending[1], pending[0] + GRID_TOLERANCE_S):
         yield pending[0], pending[2]
@@ -272,10 +276,13 @@ def _refuse_jump_back(path: Path, latest: int | None, now: int, time_base: Fract
 
 def _refuse_truncated(path: Path, container: Any, stream: Any, num_read: int, timing: _Timing) -> None:
     """Raise VideoError where the header declares much more than there is, as after a copy that broke off."""
-    if container.format.name.startswith(("mov", "avi")):
+    end_s = timing.start_pts_s + timing.duration_s
+    if container.format.name.startswith("mov"):
         found, declared, unit = float(num_read), float(stream.frames or 0), "frames"
+    elif container.format.name.startswith("avi"):
+        found, declared, unit = end_s, float((stream.frames or 0) * stream.time_base), "seconds"  # a tick is a frame
     elif container.format.name.startswith(("matroska", "asf")) and not container.streams.audio:
-        found, declared, unit = timing.duration_s, (container.duration or 0) / av.time_base, "seconds"
+        found, declared, unit = end_s, (container.duration or 0) / av.time_base, "seconds"
     else:
         return
     if found < declared * (1 - MAX_MISSING_FRACTION) - 1:
