@@ -15,7 +15,7 @@ Folder rule: a video with a folder `bad` above it has no highlight; any other wi
 
 import json
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
@@ -93,7 +93,7 @@ class Labels:
     captions: of stretches, in order, inside the video
     """
 
-    segments: tuple[tuple[float, float], ...]
+    segments: tuple[Span, ...]
     captions: tuple[Caption, ...]
 
 
@@ -181,7 +181,7 @@ def resolve_labels(path: str, entry: Entry | None, duration_s: float) -> Labels:
     for i, caption in enumerate(captions):
         span = _clipped(f"captions.{i}", caption.start_s, caption.end_s, duration_s)
         texts.append(Caption(span.start_s, span.end_s, caption.text))
-    return Labels(_pairs(merge_spans(highlights)), tuple(sorted(texts, key=lambda text: (text.start_s, text.end_s))))
+    return Labels(tuple(merge_spans(highlights)), tuple(sorted(texts, key=lambda text: (text.start_s, text.end_s))))
 
 
 def _clipped(place: str, start_s: float, end_s: float, duration_s: float) -> Span:
@@ -193,7 +193,3 @@ def _clipped(place: str, start_s: float, end_s: float, duration_s: float) -> Spa
     if end_s > duration_s + END_TOLERANCE_S or start_s >= duration_s:
         raise AnnotationError(f"{said}: past the end of the video at {duration_s:.2f} s")
     return Span(start_s, min(end_s, duration_s))
-
-
-def _pairs(spans: Iterable[Span]) -> tuple[tuple[float, float], ...]:
-    return tuple((span.start_s, span.end_s) for span in spans)

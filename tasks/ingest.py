@@ -14,16 +14,15 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
-from rich.progress import Progress
 
-from models.errors import AnnotationError, DataError, TooManyRejected, VideoError
-from models.files import hash_file, write_json
-from models.manifest import SPLITS, VideoRow, write_manifest
+from models.errors import AnnotationError, DataError, VideoError
+from models.files import hash_file
+from models.manifest import SPLITS, Rejection, VideoRow, refuse_too_many, write_manifest, write_rejections
+from models.params import Section
 from models.spans import total_duration_s
 from models.video import VideoInfo, probe
 from tasks.annotations import Annotations, folder_of, is_utf8, normal_path, read_annotations, resolve_labels
-from tasks.params import Section
-from tasks.shell import stage_shell
+from tasks.shell import progress_bar, stage_shell
 
 # The first folder below data/videos names the split; videos of any other folder are dealt out by their group.
 SPLIT_OF_FOLDER = {
@@ -73,24 +72,12 @@ class Probed:
     info: VideoInfo
 
 
-@dataclass(frozen=True, order=True)
-class Rejected:
-    """A video that is left out.
-
-    path:   relative to data/videos
-    reason: one line
-    """
-
-    path: str
-    reason: str
-
-
 @dataclass(frozen=True)
 class IngestResult:
     """rows: the manifest, sorted by path; rejected: the rest, sorted by path."""
 
     rows: tuple[VideoRow, ...]
-    rejected: tuple[Rejected, ...]
+    rejected: tuple[Rejection, ...]
 
 
 def find_videos(videos: Path) -> list[str]:
@@ -111,38 +98,38 @@ def find_videos(videos: Path) -> list[str]:
 
 
 def probe_videos(
-    videos: Path, paths: Sequence[str], on_progress: Callable[[], None] = lambda: None
-) -> tuple[list[Probed], list[Rejected]]:
-    """Probe and hash `paths` below `videos`, a few at once; on_progress is called after each. Order is kept."""
+    videos: Path, paths: Sequence[str], on_progress: Callable[[int], None] = lambda done: None
+) -> tuple[list[Probed], list[Rejection]]:
+    """Probe and hash `paths` below `videos`, a few at once; on_progress gets how many are done. Order is kept."""
     probed: list[Probed] = []
-    rejected: list[Rejected] = []
+    rejected: list[Rejection] = []
     pool = ThreadPoolExecutor(_PROBES_AT_ONCE)  # FFmpeg works outside Python's lock
     try:
-        for outcome in pool.map(lambda path: _probe_one(videos, path), paths):
+        for done, outcome in enumerate(pool.map(lambda path: _probe_one(videos, path), paths), start=1):
             if isinstance(outcome, Probed):
                 probed.append(outcome)
             else:
                 rejected.append(outcome)
-            on_progress()
+            on_progress(done)
     finally:
         pool.shutdown(cancel_futures=True)
     return probed, rejected
 
 
-def _probe_one(videos: Path, path: str) -> Probed | Rejected:
+def _probe_one(videos: Path, path: str) -> Probed | Rejection:
     if not is_utf8(path):
-        return Rejected(path.encode("utf-8", "backslashreplace").decode(), "its name is not UTF-8; rename it")
+        return Rejection(path.encode("utf-8", "backslashreplace").decode(), "its name is not UTF-8; rename it")
     try:
         info = probe(videos / path)
         return Probed(path, hash_file(videos / path), info)
     except VideoError as error:
-        return Rejected(path, str(error).removeprefix(f"{PurePosixPath(path).name}: "))
+        return Rejection(path, str(error).removeprefix(f"{PurePosixPath(path).name}: "))
     except OSError as error:  # the disk, after FFmpeg could read it
-        return Rejected(path, error.strerror or str(error))
+        return Rejection(path, error.strerror or str(error))
 
 
 def build_rows(
-    probed: Iterable[Probed], unreadable: Iterable[Rejected], annotations: Annotations, params: IngestParams
+    probed: Iterable[Probed], unreadable: Iterable[Rejection], annotations: Annotations, params: IngestParams
 ) -> IngestResult:
     """Return the manifest of `probed`: identity, group, split and labels. A pure function; order does not matter.
 
@@ -158,11 +145,11 @@ def build_rows(
         present.add(path)
         entry = annotations.entries.get(path)
         if video.sha256 in kept:
-            rejected.append(Rejected(video.path, f"same content as {kept[video.sha256].path}"))
+            rejected.append(Rejection(video.path, f"same content as {kept[video.sha256].path}"))
             continue
         kept[video.sha256] = video
         if path in annotations.problems:
-            rejected.append(Rejected(video.path, annotations.problems[path]))
+            rejected.append(Rejection(video.path, annotations.problems[path]))
         else:
             groups[video.path] = (entry and entry.group) or video.sha256[:_ID_DIGITS]
     splits = assign_splits(groups, params)
@@ -172,10 +159,12 @@ def build_rows(
             try:
                 rows.append(_row(video, groups[video.path], splits[video.path], annotations))
             except AnnotationError as error:
-                rejected.append(Rejected(video.path, str(error)))
+                rejected.append(Rejection(video.path, str(error)))
     for path in {*annotations.entries, *annotations.problems} - present:
-        rejected.append(Rejected(path, "annotations.json names a video that is not there"))
-    return IngestResult(tuple(sorted(rows, key=lambda row: row.path)), tuple(sorted(rejected)))
+        rejected.append(Rejection(path, "annotations.json names a video that is not there"))
+    return IngestResult(
+        tuple(sorted(rows, key=lambda row: row.path)), tuple(sorted(rejected, key=lambda one: one.path))
+    )
 
 
 def _row(video: Probed, group: str, split: str, annotations: Annotations) -> VideoRow:
@@ -227,15 +216,10 @@ def split_of_group(group: str, params: IngestParams) -> str:
 
 def check_rejected(result: IngestResult, params: IngestParams) -> None:
     """Raise TooManyRejected above the limit of the params, DataError where no video is left."""
-    num_rejected, num_all = len(result.rejected), len(result.rejected) + len(result.rows)
-    first = "; ".join(f"{one.path}: {one.reason}" for one in result.rejected[:3])
-    if num_rejected > params.max_rejected_fraction * num_all:
-        raise TooManyRejected(
-            f"{num_rejected} of {num_all} rows are rejected, above ingest.max_rejected_fraction = "
-            f"{params.max_rejected_fraction:g}; all reasons are in rejected.json, first: {first}"
-        )
+    num_all = len(result.rejected) + len(result.rows)
+    refuse_too_many(result.rejected, num_all, params.max_rejected_fraction, "ingest.max_rejected_fraction")
     if not result.rows:
-        raise DataError(f"none of {num_all} videos can be used; all reasons are in rejected.json, first: {first}")
+        raise DataError(f"none of {num_all} videos can be used; the reasons are in rejected.json")
 
 
 def count_rows(result: IngestResult) -> dict[str, float]:
@@ -261,11 +245,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         annotations = read_annotations(shell["data"] / "annotations.json")
         videos = shell["data"] / "videos"
         paths = find_videos(videos)
-        with Progress(transient=True) as progress:
-            task = progress.add_task("Probing videos", total=len(paths))
-            probed, unreadable = probe_videos(videos, paths, lambda: progress.advance(task))
+        with progress_bar("videos", len(paths)) as on_progress:
+            probed, unreadable = probe_videos(videos, paths, on_progress)
         result = build_rows(probed, unreadable, annotations, params)
-        write_json(shell.out / "rejected.json", [asdict(one) for one in result.rejected])
+        write_rejections(shell.out / "rejected.json", result.rejected)
         check_rejected(result, params)
         write_manifest(shell.out / "manifest.parquet", result.rows)
         shell.write_metrics(count_rows(result))

@@ -14,20 +14,24 @@ import os
 import signal
 import sys
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from models.errors import HerdlightError, ShapeError
 from models.files import write_json, write_jsonl
 from tasks.energy import measure_energy
-from tasks.params import SectionT, load_section
+from models.params import SectionT, load_section
 
+_log = logging.getLogger(__name__)
 # Other people's greetings and usage pings; each is that project's documented switch.
 _QUIET = {
+    "CODECARBON_LOG_LEVEL": "CRITICAL",
     "DO_NOT_TRACK": "1",
     "GX_ANALYTICS_ENABLED": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -74,6 +78,11 @@ class Shell:
         """Write `history.jsonl`, one object a step."""
         write_jsonl(self.out / "history.jsonl", rows)
 
+    @staticmethod
+    def say_epoch(row: Mapping[str, Any]) -> None:
+        """Log one row of a training history in one line."""
+        _log.info(", ".join(f"{key} {value:.4g}" for key, value in row.items() if value is not None))
+
 
 def _figure(key: str, value: float) -> float | int | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -104,6 +113,15 @@ def stage_shell(name: str, inputs: Sequence[str], argv: Sequence[str] | None = N
             yield Shell({key.replace("_", "-"): value for key, value in paths.items()}, params, out)
         assert meter.energy is not None
         write_json(out / "energy.json", meter.energy.to_json())
+
+
+@contextlib.contextmanager
+def progress_bar(unit: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar on standard error for the block; call what is yielded with the number done so far."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(unit, total=total)
+        yield lambda done: progress.update(task, completed=done)
 
 
 @contextlib.contextmanager

@@ -27,8 +27,8 @@ from pydantic import Field, model_validator
 from models.errors import DataError, ValidationFailed
 from models.files import read_json, replacing_folder, write_json
 from models.manifest import SPLITS, VideoRow, read_manifest
+from models.params import Section
 from models.spans import total_duration_s
-from tasks.params import Section
 from tasks.shell import stage_shell
 
 _NUM_NAMED = 5
@@ -115,8 +115,8 @@ def build_tables(rows: Sequence[VideoRow], num_rejected: int) -> Tables:
                 **{name: value for name, value in asdict(row).items() if name not in ("segments", "captions")},
                 "num_splits_of_group": len(splits_of_group[row.group]),
                 "num_splits_of_content": len(splits_of_content[row.video_id]),
-                "first_start_s": min((start_s for start_s, _ in row.segments), default=0.0),
-                "last_end_s": max((end_s for _, end_s in row.segments), default=0.0),
+                "first_start_s": min((span.start_s for span in row.spans), default=0.0),
+                "last_end_s": max((span.end_s for span in row.spans), default=0.0),
                 "last_caption_end_s": max((caption.end_s for caption in row.captions), default=0.0),
                 "highlight_s": total_duration_s(row.spans),
                 "highlight_s_under_bad": total_duration_s(row.spans) if row.folder == "bad" else 0.0,

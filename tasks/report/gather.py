@@ -1,0 +1,128 @@
+"""Reading what the stages left in the build folder, into one value that the page is made of.
+
+The evaluation, the manifest and the predictions of the compiled engine are needed; everything else may be missing,
+and the page then says so in that place. Knows where the stages put their files; knows nothing of HTML.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from models.energy import Energy
+from models.errors import DataError
+from models.evaluation import Evaluation
+from models.files import read_json, read_jsonl
+from models.predictions import read_predictions
+from models.verdict import Verdict
+from tasks.params import read_params
+
+# In the order in which they run; report itself is still running when it reads the others.
+STAGES = ("ingest", "validate", "frames", "pretrain", "embed", "train", "prune", "compile", "evaluate", "gate")
+PICTURES = ("pr_curve", "confusion", "scores")
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Outcome of the expectations on the manifest.
+
+    success: whether all of them held
+    total:   expectations checked, None where the file does not say
+    failed:  expectations that did not hold
+    """
+
+    success: bool
+    total: int | None
+    failed: int
+
+
+@dataclass(frozen=True, eq=False)
+class ReportInputs:
+    """Everything that the report shows.
+
+    manifest:    one row a video, columns of build/ingest/manifest.parquet
+    predictions: frame table of the compiled engine
+    rejected:    path and reason of each rejected video; None where the list is missing
+    engines:     content of engines.json; empty where missing
+    energy:      by stage, those that were measured
+    histories:   by stage, rows of history.jsonl; stages without steps are absent
+    spec:        content of the served model.json; empty where missing
+    params:      content of params.yaml
+    pictures:    PNG bytes by name
+    frames:      folder of the frame shards, which may not exist
+    """
+
+    evaluation: Evaluation
+    verdict: Verdict | None
+    manifest: pd.DataFrame
+    predictions: pd.DataFrame
+    rejected: Sequence[Mapping[str, str]] | None
+    validation: Validation | None
+    engines: Mapping[str, Any]
+    energy: Mapping[str, Energy]
+    histories: Mapping[str, Sequence[Mapping[str, Any]]]
+    spec: Mapping[str, Any]
+    params: Mapping[str, Any]
+    pictures: Mapping[str, bytes]
+    frames: Path
+
+
+def read_inputs(build: Path, params: Path) -> ReportInputs:
+    """Return what the stages left under `build`. Raises DataError or ModelError when a needed file is missing."""
+    verdict = _optional_json(build / "gate" / "verdict.json")
+    return ReportInputs(
+        evaluation=Evaluation.from_json(_needed_json(build / "evaluate" / "evaluation.json", "evaluate")),
+        verdict=None if verdict is None else Verdict.from_json(verdict),
+        manifest=_manifest(build / "ingest" / "manifest.parquet"),
+        predictions=read_predictions(build / "compile" / "predictions.parquet"),
+        rejected=_optional_json(build / "ingest" / "rejected.json"),
+        validation=_validation(_optional_json(build / "validate" / "expectations.json")),
+        engines=_optional_json(build / "compile" / "engines.json") or {},
+        energy={
+            stage: Energy.from_json(value)
+            for stage in STAGES
+            if (value := _optional_json(build / stage / "energy.json")) is not None
+        },
+        histories={
+            stage: rows
+            for stage in STAGES
+            if (path := build / stage / "history.jsonl").is_file() and (rows := read_jsonl(path))
+        },
+        spec=_optional_json(build / "compile" / "model" / "model.json") or {},
+        params=read_params(params) if params.is_file() else {},
+        pictures={
+            name: path.read_bytes()
+            for name in PICTURES
+            if (path := build / "evaluate" / "pictures" / f"{name}.png").is_file()
+        },
+        frames=build / "frames" / "shards",
+    )
+
+
+def _needed_json(path: Path, stage: str) -> Any:
+    if not path.is_file():
+        raise DataError(f"{path}: missing; run stage {stage} first (dvc repro {stage})")
+    return read_json(path)
+
+
+def _optional_json(path: Path) -> Any:
+    return read_json(path) if path.is_file() else None
+
+
+def _manifest(path: Path) -> pd.DataFrame:
+    if not path.is_file():
+        raise DataError(f"{path}: missing; run stage ingest first (dvc repro ingest)")
+    return pd.read_parquet(path)
+
+
+def _validation(value: Any) -> Validation | None:
+    """Read Great Expectations' result: `success`, and `statistics` or `results` where they are given."""
+    if not isinstance(value, Mapping) or "success" not in value:
+        return None
+    statistics = value.get("statistics") or {}
+    results = value.get("results") or []
+    total = statistics.get("evaluated_expectations", len(results) or None)
+    failed = statistics.get("unsuccessful_expectations", sum(not result.get("success") for result in results))
+    return Validation(bool(value["success"]), total, int(failed))
