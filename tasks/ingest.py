@@ -81,11 +81,21 @@ class IngestResult:
 
 
 def find_videos(videos: Path) -> list[str]:
-    """Return the paths, relative to `videos`, of all files to try, sorted. Raises DataError where there is none."""
+    """Return the paths, relative to `videos`, of all files to try, sorted; linked folders count, each once.
+
+    Raises DataError where there is none.
+    """
+    remedy = "run `dvc pull` for the sample, or put footage there (see README)"
     if not videos.is_dir():
-        raise DataError(f"{videos}: no such folder; run `dvc pull` for the sample, or put footage there (see README)")
-    found = []
-    for folder, folders, names in os.walk(videos):
+        raise DataError(f"{videos}: no such folder; {remedy}")
+    found: list[str] = []
+    entered: set[Path] = set()
+    for folder, folders, names in os.walk(videos, followlinks=True):
+        folders.sort()
+        if (real := Path(folder).resolve()) in entered:  # a link to a folder above it would go round for ever
+            folders.clear()
+            continue
+        entered.add(real)
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [
             (Path(folder) / name).relative_to(videos).as_posix()
@@ -93,7 +103,7 @@ def find_videos(videos: Path) -> list[str]:
             if not name.startswith(".") and PurePosixPath(name).suffix.lower() not in SIDECARS
         ]
     if not found:
-        raise DataError(f"{videos}: no videos in it; run `dvc pull` for the sample, or put footage there (see README)")
+        raise DataError(f"{videos}: no videos in it; {remedy}")
     return sorted(found)
 
 

@@ -15,7 +15,7 @@ import great_expectations as gx
 import great_expectations.expectations.core as gxe
 import pandas as pd
 from great_expectations.checkpoint import Checkpoint, UpdateDataDocsAction
-from great_expectations.checkpoint.actions import CheckpointAction
+from great_expectations.checkpoint.actions import ValidationAction
 from great_expectations.core.run_identifier import RunIdentifier
 from great_expectations.data_context.types.base import (
     DataContextConfig,
@@ -219,7 +219,7 @@ def validate_tables(tables: Tables, params: ValidateParams, docs: Path | None = 
         data_docs_sites={_SITE: _site(docs)} if docs else {},
         progress_bars=ProgressBarsConfig(globally=False),
     )
-    actions: list[CheckpointAction] = [UpdateDataDocsAction(name="docs", site_names=[_SITE])] if docs else []
+    actions: list[ValidationAction] = [UpdateDataDocsAction(name="docs", site_names=[_SITE])] if docs else []
     context = gx.get_context(mode="ephemeral", project_config=config)
     source = context.data_sources.add_pandas("manifest")
     definitions, frames = [], {}

@@ -285,6 +285,13 @@ def test_files_to_try(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     assert find_videos(tmp_path) == ["a.mov", "b/x.mp4", "no extension"]
+    (tmp_path / "c").symlink_to(tmp_path / "b")
+    (tmp_path / "b" / "up").symlink_to(tmp_path)
+    assert find_videos(tmp_path) == ["a.mov", "b/x.mp4", "no extension"]
+    (tmp_path / "b" / "up").unlink()
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "pool").symlink_to(tmp_path / "b")
+    assert find_videos(tmp_path / "root") == ["pool/x.mp4"]
 
 
 @pytest.mark.parametrize("exists", [True, False])
