@@ -42,9 +42,9 @@ class Validation:
 class ReportInputs:
     """Everything that the report shows.
 
-    manifest:    one row a video, columns of build/ingest/manifest.parquet
+    manifest:    one row a video that was used, columns of manifest.parquet
     predictions: frame table of the compiled engine
-    rejected:    path and reason of each rejected video; None where the list is missing
+    rejected:    path and reason of each rejected video; None where no stage left a list
     engines:     content of engines.json; empty where missing
     energy:      by stage, those that were measured
     histories:   by stage, rows of history.jsonl; stages without steps are absent
@@ -75,9 +75,9 @@ def read_inputs(build: Path, params: Path) -> ReportInputs:
     return ReportInputs(
         evaluation=Evaluation.from_json(_needed_json(build / "evaluate" / "evaluation.json", "evaluate")),
         verdict=None if verdict is None else Verdict.from_json(verdict),
-        manifest=_manifest(build / "ingest" / "manifest.parquet"),
+        manifest=_manifest(build),
         predictions=read_predictions(build / "compile" / "predictions.parquet"),
-        rejected=_optional_json(build / "ingest" / "rejected.json"),
+        rejected=_rejected(build),
         validation=_validation(_optional_json(build / "validate" / "expectations.json")),
         engines=_optional_json(build / "compile" / "engines.json") or {},
         energy={
@@ -111,10 +111,21 @@ def _optional_json(path: Path) -> Any:
     return read_json(path) if path.is_file() else None
 
 
-def _manifest(path: Path) -> pd.DataFrame:
-    if not path.is_file():
-        raise DataError(f"{path}: missing; run stage ingest first (dvc repro ingest)")
-    return pd.read_parquet(path)
+def _manifest(build: Path) -> pd.DataFrame:
+    """Return the videos that were decoded, or those that were probed where the frames stage left no list."""
+    for stage in ("frames", "ingest"):
+        path = build / stage / "manifest.parquet"
+        if path.is_file():
+            return pd.read_parquet(path)
+    raise DataError(f"{path}: missing; run stage ingest first (dvc repro ingest)")
+
+
+def _rejected(build: Path) -> list[Mapping[str, str]] | None:
+    """Return what ingest could not probe and what broke off in frames."""
+    lists = [_optional_json(build / stage / "rejected.json") for stage in ("ingest", "frames")]
+    if all(rows is None for rows in lists):
+        return None
+    return [row for rows in lists for row in rows or ()]
 
 
 def _validation(value: Any) -> Validation | None:

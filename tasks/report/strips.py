@@ -6,15 +6,16 @@ stands until the next one, the last until the end of the video (`models.spans`).
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
-from models.errors import DataError
+from models.errors import HerdlightError
 from models.metrics import Counts, count_frames
 from models.shards import read_frames_shard
 
@@ -87,7 +88,7 @@ def rank_videos(predictions: pd.DataFrame, threshold: float) -> list[tuple[str, 
 
 
 def make_strip(
-    rows: pd.DataFrame, video: pd.Series, threshold: float, frames: Path | None, *, is_squashed: bool
+    rows: pd.DataFrame, video: Mapping[str, Any], threshold: float, frames: Path | None, *, is_squashed: bool
 ) -> Strip:
     """Return the strip of one video.
 
@@ -149,23 +150,23 @@ def _thumbnails(
 ) -> tuple[Thumbnail, ...]:
     try:
         sampled = read_frames_shard(frames, video_id)
-    except DataError:
+    except HerdlightError:
         return ()  # the strip is whole without pictures, and the frames stage has its own say about missing shards
-    chosen = _even_places(len(rows))
-    nearest = [int(np.argmin(np.abs(sampled.times_s - time_s))) for time_s in rows["time_s"].iloc[chosen]]
+    times_s, labels = rows["time_s"].to_numpy(np.float64), rows["label"].to_numpy()
+    scores = rows["score"].to_numpy(np.float64)
     return tuple(
         Thumbnail(
-            source=_data_uri(sampled.frames_THWC[frame], aspect),
-            time_s=float(row.time_s),
-            score=float(row.score),
-            is_highlight=bool(row.label),
-            is_flagged=bool(row.score >= threshold),
+            source=_data_uri(sampled.frames_THWC[int(np.argmin(np.abs(sampled.times_s - times_s[place])))], aspect),
+            time_s=float(times_s[place]),
+            score=float(scores[place]),
+            is_highlight=bool(labels[place]),
+            is_flagged=bool(scores[place] >= threshold),
         )
-        for frame, row in zip(nearest, rows.iloc[chosen].itertuples(), strict=True)
+        for place in _even_places(len(rows))
     )
 
 
-def _even_places(num_frames: int) -> Sequence[int]:
+def _even_places(num_frames: int) -> list[int]:
     count = min(_NUM_THUMBNAILS, num_frames)
     return [int((place + 0.5) * num_frames / count) for place in range(count)]
 
