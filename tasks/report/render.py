@@ -85,6 +85,7 @@ def _context(inputs: ReportInputs, *, strips: bool = True) -> dict[str, Any]:
         "names": PLAIN_NAMES,
         "verdict": inputs.verdict,
         "line_names": LINE_NAMES,
+        "required_f1": _required_f1(inputs),
         "pictures": {name: _png_uri(content) for name, content in inputs.pictures.items()},
         "strips": _strips(inputs, ranked, threshold) if strips else {},
         "videos": _videos(inputs, ranked),
@@ -100,6 +101,11 @@ def _context(inputs: ReportInputs, *, strips: bool = True) -> dict[str, Any]:
         "model": _model(inputs.spec),
         "params": yaml.safe_dump(dict(inputs.params), sort_keys=False, allow_unicode=True) if inputs.params else "",
     }
+
+
+def _required_f1(inputs: ReportInputs) -> float | None:
+    lines = inputs.verdict.lines if inputs.verdict else ()
+    return next((line.bound for line in lines if line.name == "min_f1"), None)
 
 
 def _model(spec: Mapping[str, Any]) -> dict[str, Any]:
