@@ -13,7 +13,7 @@ from pydantic import Field
 
 from models.encoder import EncoderParams, encoder_image_size
 from models.errors import VideoError
-from models.manifest import VideoRow, read_manifest
+from models.manifest import Rejection, VideoRow, read_manifest, refuse_too_many, write_manifest, write_rejections
 from models.params import Section
 from models.shards import fingerprint, keep_only, read_metadata, write_shard
 from models.video import Sampling, sample_video
@@ -101,7 +101,7 @@ def main() -> None:
             sampling = sampling_of(params, shell.section("encoder", EncoderParams))
             result = store_frames(rows, shell["data"] / "videos", sampling, shell.out / "shards", on_progress)
         write_rejections(shell.out / "rejected.json", result.rejected)
-        refuse_too_many(len(result.rejected), len(rows), params.max_rejected_fraction, "frames.max_rejected_fraction")
+        refuse_too_many(result.rejected, len(rows), params.max_rejected_fraction, "frames.max_rejected_fraction")
         write_manifest(shell.out / "manifest.parquet", result.rows)
         shell.write_metrics(
             {"num_videos": len(result.rows), "num_rejected": len(result.rejected), "num_frames": result.num_frames}

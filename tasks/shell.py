@@ -28,8 +28,10 @@ from models.files import write_json, write_jsonl
 from tasks.energy import measure_energy
 from models.params import SectionT, load_section
 
+_log = logging.getLogger(__name__)
 # Other people's greetings and usage pings; each is that project's documented switch.
 _QUIET = {
+    "CODECARBON_LOG_LEVEL": "CRITICAL",
     "DO_NOT_TRACK": "1",
     "GX_ANALYTICS_ENABLED": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -75,6 +77,11 @@ class Shell:
     def write_history(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write `history.jsonl`, one object a step."""
         write_jsonl(self.out / "history.jsonl", rows)
+
+    @staticmethod
+    def say_epoch(row: Mapping[str, Any]) -> None:
+        """Log one row of a training history in one line."""
+        _log.info(", ".join(f"{key} {value:.4g}" for key, value in row.items() if value is not None))
 
 
 def _figure(key: str, value: float) -> float | int | None:

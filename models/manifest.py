@@ -1,0 +1,138 @@
+"""The manifest: one row a video, the table that every stage starts from; and the rows that were rejected.
+
+Knows the columns, their types and how they are stored (Parquet with the same bytes for the same rows). Does not know
+how a row is probed or validated.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from models.errors import DataError, TooManyRejected
+from models.files import replacing, write_json
+from models.spans import Span
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Caption:
+    """Words for a stretch of a video, `[start_s, end_s)` in seconds."""
+
+    start_s: float
+    end_s: float
+    text: str
+
+
+@dataclass(frozen=True)
+class VideoRow:
+    """One video of the data set.
+
+    video_id:     first 16 hexadecimal digits of the SHA-256 of its content
+    path:         relative to data/videos, with forward slashes
+    split:        train, val or test
+    folder:       good, bad or other: what its folder says
+    group:        recording it belongs to; never in two splits
+    content:      category such as "bathing"; "" where unknown
+    caption:      words for the whole clip; "" where unknown
+    captions:     words for stretches of it
+    segments:     its true highlights, in order, inside [0, duration_s]
+    duration_s, start_pts_s, num_frames, mean_fps, nominal_fps, is_vfr, width, height, rotation_deg, codec, pix_fmt,
+    container, has_audio, num_bytes: as in models.video.VideoInfo
+    """
+
+    video_id: str
+    path: str
+    split: str
+    folder: str
+    group: str
+    content: str
+    caption: str
+    captions: tuple[Caption, ...]
+    segments: tuple[Span, ...]
+    duration_s: float
+    start_pts_s: float
+    num_frames: int
+    mean_fps: float
+    nominal_fps: float
+    is_vfr: bool
+    width: int
+    height: int
+    rotation_deg: int
+    codec: str
+    pix_fmt: str
+    container: str
+    has_audio: bool
+    num_bytes: int
+
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        """The true highlights."""
+        return self.segments
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """One file that is not used.
+
+    path:   relative to data/videos
+    reason: why, in one line
+    """
+
+    path: str
+    reason: str
+
+
+_SEGMENT = pa.struct([("start_s", pa.float64()), ("end_s", pa.float64())])
+_CAPTION = pa.struct([("start_s", pa.float64()), ("end_s", pa.float64()), ("text", pa.string())])
+_TYPES: dict[Any, pa.DataType] = {str: pa.string(), float: pa.float64(), int: pa.int64(), bool: pa.bool_()}
+_NESTED = {"captions": pa.list_(_CAPTION), "segments": pa.list_(_SEGMENT)}
+_SCHEMA = pa.schema([(field.name, _NESTED.get(field.name, _TYPES.get(field.type))) for field in fields(VideoRow)])
+
+
+def to_table(rows: Iterable[VideoRow]) -> pa.Table:
+    """Return `rows`, sorted by path, as an Arrow table."""
+    records = []
+    for row in sorted(rows, key=lambda r: r.path):
+        record = asdict(row)
+        record["segments"] = [{"start_s": span.start_s, "end_s": span.end_s} for span in row.segments]
+        records.append(record)
+    return pa.Table.from_pylist(records, schema=_SCHEMA)
+
+
+def write_manifest(path: Path, rows: Iterable[VideoRow]) -> None:
+    """Write `rows` to `path`, atomically."""
+    with replacing(path) as temporary:
+        pq.write_table(to_table(rows), temporary, compression="zstd")
+
+
+def read_manifest(path: Path) -> list[VideoRow]:
+    """Return the rows in `path`, sorted by path. Raises DataError where it is missing or no manifest."""
+    try:
+        table = pq.read_table(path)
+        rows = []
+        for record in table.to_pylist():
+            record["captions"] = tuple(Caption(**caption) for caption in record["captions"])
+            record["segments"] = tuple(Span(**segment) for segment in record["segments"])
+            rows.append(VideoRow(**record))
+    except (OSError, pa.ArrowInvalid, KeyError, TypeError) as error:
+        raise DataError(f"{path}: not a manifest ({error}); run stage ingest again") from None
+    return rows
+
+
+def write_rejections(path: Path, rejections: Iterable[Rejection]) -> None:
+    """Write the rejected rows as JSON, sorted by path."""
+    write_json(path, [asdict(rejection) for rejection in sorted(rejections, key=lambda r: (r.path, r.reason))])
+
+
+def refuse_too_many(rejections: Sequence[Rejection], num_files: int, limit: float, key: str) -> None:
+    """Raise TooManyRejected when more than share `limit` (params key `key`) of `num_files` files were rejected."""
+    if len(rejections) > limit * num_files:
+        first = "; ".join(f"{rejection.path}: {rejection.reason}" for rejection in rejections[:3])
+        raise TooManyRejected(
+            f"{len(rejections)} of {num_files} videos are rejected, more than {key} = {limit} allows; first: {first}"
+        )

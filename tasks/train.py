@@ -1,0 +1,190 @@
+"""Stage `train`: HL-CLIP fine-tuned on stored tokens; the epoch and the threshold are chosen on val.
+
+What is trained: the last blocks of the image tower, the time-aware encoder and the head. A run that was stopped is
+resumed from its checkpoint when params, data and encoder are the same, and ends with the same weights.
+"""
+
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from pydantic import Field
+from torch import nn
+
+from models.encoder import EncoderParams, EncoderSpec, load_encoder
+from models.files import hash_file, read_json, write_json
+from models.highlighter import Highlighter, HighlighterSpec, save_highlighter
+from models.loop import LoopParams, fit, score_video
+from models.manifest import VideoRow, read_manifest
+from models.metrics import average_precision, choose_threshold
+from models.params import Section
+from models.predictions import predictions_of, write_predictions
+from models.shards import fingerprint, read_metadata, read_tensors
+from models.spans import label_times
+from models.temporal import TemporalKind
+from models.windows import LabelledVideo, open_video
+from tasks.frames import FramesParams, sampling_of
+from tasks.shell import stage_shell
+
+_log = logging.getLogger(__name__)
+
+
+class SpansParams(Section):
+    """How scores become highlights; stored in the model, so that serving needs no params."""
+
+    min_duration_s: float = Field(default=0.5, ge=0)
+    """Shortest highlight given, seconds."""
+    merge_gap_s: float = Field(default=0.75, ge=0)
+    """Highlights at most this far apart become one, seconds."""
+
+
+class TrainParams(LoopParams):
+    """The model's shape, beside how it is fitted."""
+
+    temporal: TemporalKind = "transformer"
+    """Temporal encoder of the head: `none` judges each frame alone."""
+    hidden_dim: int = Field(default=128, ge=8, multiple_of=8)
+    """Width of the temporal encoder and of the classifier."""
+    window: int = Field(default=32, ge=1)
+    """Frames that the head sees at once."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A fitted model.
+
+    spec:        with the threshold chosen on val
+    history:     a row for each epoch
+    predictions: frame table of val and test
+    metrics:     figures on val
+    """
+
+    spec: HighlighterSpec
+    history: list[dict[str, Any]]
+    predictions: pd.DataFrame
+    metrics: dict[str, float]
+
+
+def open_videos(rows: Sequence[VideoRow], tokens: Path) -> dict[str, LabelledVideo]:
+    """Return the stored videos of `rows` by id, with their labels."""
+    opened = {}
+    for row in rows:
+        times_s = read_tensors(tokens, row.video_id, ("times_s",))[0]["times_s"]
+        opened[row.video_id] = open_video(tokens, row.video_id, label_times(times_s, row.spans))
+    return opened
+
+
+def train(
+    model: Highlighter,
+    spec: HighlighterSpec,
+    rows: Sequence[VideoRow],
+    videos: dict[str, LabelledVideo],
+    params: LoopParams,
+    folder: Path,
+    *,
+    callbacks: Sequence[Any] = (),
+    on_epoch: Callable[[dict[str, Any]], None] = lambda row: None,
+) -> TrainResult:
+    """Fit `model` in place on the train rows and choose its threshold on the val rows."""
+    by_split = {split: [videos[r.video_id] for r in rows if r.split == split] for split in ("train", "val")}
+    history = fit(
+        model, by_split["train"], by_split["val"], spec.window, params, folder / "lightning", callbacks=callbacks, on_epoch=on_epoch
+    )
+    return judge_on_val(model, spec, rows, videos, history)
+
+
+def judge_on_val(
+    model: Highlighter,
+    spec: HighlighterSpec,
+    rows: Sequence[VideoRow],
+    videos: dict[str, LabelledVideo],
+    history: list[dict[str, Any]],
+) -> TrainResult:
+    """Return the result of a fitted model: scores of val and test, the threshold and the figures of val alone."""
+    scored = [
+        (row, videos[row.video_id].times_s, score_video(model, videos[row.video_id], spec.window))
+        for row in rows
+        if row.split != "train"
+    ]
+    predictions = predictions_of(scored)
+    val = predictions[predictions["split"] == "val"]
+    labels, scores = val["label"].to_numpy(), val["score"].to_numpy()
+    threshold = choose_threshold(labels, scores)
+    metrics = {
+        "epochs": len(history),
+        "num_weights": sum(p.numel() for p in model.parameters()),
+        "val_average_precision": average_precision(labels, scores),
+        "val_threshold": threshold,
+        "val_accuracy": float(np.mean((scores >= threshold) == (labels == 1))),
+    }
+    return TrainResult(replace(spec, threshold=threshold), history, predictions, metrics)
+
+
+def new_highlighter(
+    visual: nn.Module, encoder: EncoderSpec, sections: tuple[EncoderParams, FramesParams, SpansParams, TrainParams]
+) -> tuple[Highlighter, HighlighterSpec]:
+    """Return an untrained HL-CLIP around a pretrained image tower."""
+    encoder_params, frames, spans, params = sections
+    spec = HighlighterSpec(
+        encoder=encoder,
+        sampling=sampling_of(frames, encoder_params),
+        unfreeze_blocks=encoder_params.unfreeze_blocks,
+        temporal=params.temporal,
+        hidden_dim=params.hidden_dim,
+        window=params.window,
+        min_duration_s=spans.min_duration_s,
+        merge_gap_s=spans.merge_gap_s,
+    )
+    torch.manual_seed(params.seed)
+    return Highlighter(spec, visual), spec
+
+
+def settle_checkpoints(folder: Path, mark: str) -> None:
+    """Keep the checkpoints in `folder` when they were written for `mark`, else remove them."""
+    note = folder / "fingerprint.json"
+    if not (note.is_file() and read_json(note) == mark):
+        shutil.rmtree(folder, ignore_errors=True)
+        write_json(note, mark)
+
+
+def tokens_mark(rows: Sequence[VideoRow], tokens: Path, *parts: Any) -> str:
+    """Return a fingerprint of the tokens and truth of `rows`, and of `parts`."""
+    content = [
+        (row.video_id, row.split, [(s.start_s, s.end_s) for s in row.spans], read_metadata(tokens, row.video_id))
+        for row in rows
+    ]
+    return fingerprint(content, *parts)
+
+
+def main() -> None:
+    """Run the stage."""
+    with stage_shell("train", ["manifest", "tokens", "encoder"]) as shell:
+        encoder_params, params = shell.section("encoder", EncoderParams), shell.section("train", TrainParams)
+        frames, spans = shell.section("frames", FramesParams), shell.section("spans", SpansParams)
+        rows = read_manifest(shell["manifest"])
+        clip, encoder = load_encoder(shell["encoder"])
+        model, spec = new_highlighter(clip.visual, encoder, (encoder_params, frames, spans, params))  # type: ignore[arg-type]
+        weights_hash = hash_file(shell["encoder"] / "open_clip_model.safetensors")
+        checkpoints = shell.out / "checkpoints"
+        settle_checkpoints(checkpoints, tokens_mark(rows, shell["tokens"], weights_hash, spec.to_json(), params.model_dump()))
+        result = train(model, spec, rows, open_videos(rows, shell["tokens"]), params, checkpoints, on_epoch=shell.say_epoch)
+        write_train_result(shell, model, result)
+        shutil.rmtree(checkpoints)
+
+
+def write_train_result(shell: Any, model: Highlighter, result: TrainResult) -> None:
+    """Write what stages `train` and `prune` leave."""
+    save_highlighter(shell.out / "model", model, result.spec)
+    write_predictions(shell.out / "predictions.parquet", result.predictions)
+    shell.write_history(result.history)
+    shell.write_metrics(result.metrics)
+
+
+if __name__ == "__main__":
+    main()
