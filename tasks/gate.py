@@ -16,8 +16,8 @@ from models.bootstrap import PairedDifference, paired_f1_difference
 from models.evaluation import METRIC_NAMES, SERVED, UNDEFINED, Estimate, Evaluation
 from models.files import read_json, write_json
 from models.metrics import Counts
+from models.params import Section
 from models.verdict import Verdict, VerdictLine
-from tasks.params import Section
 from tasks.shell import stage_shell
 
 _COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {

@@ -15,9 +15,10 @@ from models.energy import Energy
 from models.errors import DataError
 from models.evaluation import Evaluation
 from models.files import read_json, read_jsonl
+from models.manifest import VideoRow, read_manifest
+from models.params import read_params
 from models.predictions import read_predictions
 from models.verdict import Verdict
-from tasks.params import read_params
 
 # In the order in which they run; report itself is still running when it reads the others.
 STAGES = ("ingest", "validate", "frames", "pretrain", "embed", "train", "prune", "compile", "evaluate", "gate")
@@ -29,12 +30,12 @@ class Validation:
     """Outcome of the expectations on the manifest.
 
     success: whether all of them held
-    total:   expectations checked, None where the file does not say
+    total:   expectations checked
     failed:  expectations that did not hold
     """
 
     success: bool
-    total: int | None
+    total: int
     failed: int
 
 
@@ -42,7 +43,7 @@ class Validation:
 class ReportInputs:
     """Everything that the report shows.
 
-    manifest:    one row a video that was used, columns of manifest.parquet
+    manifest:    one row a video that was used
     predictions: frame table of the compiled engine
     rejected:    path and reason of each rejected video; None where no stage left a list
     engines:     content of engines.json; empty where missing
@@ -56,7 +57,7 @@ class ReportInputs:
 
     evaluation: Evaluation
     verdict: Verdict | None
-    manifest: pd.DataFrame
+    manifest: Sequence[VideoRow]
     predictions: pd.DataFrame
     rejected: Sequence[Mapping[str, str]] | None
     validation: Validation | None
@@ -111,13 +112,10 @@ def _optional_json(path: Path) -> Any:
     return read_json(path) if path.is_file() else None
 
 
-def _manifest(build: Path) -> pd.DataFrame:
+def _manifest(build: Path) -> list[VideoRow]:
     """Return the videos that were decoded, or those that were probed where the frames stage left no list."""
-    for stage in ("frames", "ingest"):
-        path = build / stage / "manifest.parquet"
-        if path.is_file():
-            return pd.read_parquet(path)
-    raise DataError(f"{path}: missing; run stage ingest first (dvc repro ingest)")
+    decoded = build / "frames" / "manifest.parquet"
+    return read_manifest(decoded if decoded.is_file() else build / "ingest" / "manifest.parquet")
 
 
 def _rejected(build: Path) -> list[Mapping[str, str]] | None:
@@ -129,11 +127,8 @@ def _rejected(build: Path) -> list[Mapping[str, str]] | None:
 
 
 def _validation(value: Any) -> Validation | None:
-    """Read Great Expectations' result: `success`, and `statistics` or `results` where they are given."""
-    if not isinstance(value, Mapping) or "success" not in value:
+    """Read what stage validate writes: whether all expectations held, and each of them."""
+    if value is None:
         return None
-    statistics = value.get("statistics") or {}
-    results = value.get("results") or []
-    total = statistics.get("evaluated_expectations", len(results) or None)
-    failed = statistics.get("unsuccessful_expectations", sum(not result.get("success") for result in results))
-    return Validation(bool(value["success"]), total, int(failed))
+    outcomes = value.get("expectations") or []
+    return Validation(bool(value.get("success")), len(outcomes), sum(not one.get("success") for one in outcomes))

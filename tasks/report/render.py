@@ -6,16 +6,19 @@ nothing outside itself. Knows the shape of the page's tables; reading is `gather
 
 import base64
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
-import pandas as pd
 import yaml
 from markupsafe import Markup, escape
 
 from models.energy import add_energy
 from models.evaluation import MODEL_NAMES, SERVED, Row
+from models.manifest import SPLITS, VideoRow
+from models.metrics import Counts
+from models.spans import total_duration_s
 from tasks.pictures import PLAIN_NAMES
 from tasks.report.curves import make_curves
 from tasks.report.gather import ReportInputs
@@ -133,9 +136,9 @@ def _ladder_row(row: Row) -> dict[str, Any]:
     }
 
 
-def _strips(inputs: ReportInputs, ranked: list[tuple[str, Any]], threshold: float) -> dict[str, list[Strip]]:
+def _strips(inputs: ReportInputs, ranked: list[tuple[str, Counts]], threshold: float) -> dict[str, list[Strip]]:
     """Return the worst and the best test videos with thumbnails; few videos are all shown, none twice."""
-    by_id = {str(video["video_id"]): video for video in _records(inputs.manifest)}
+    by_id = {video.video_id: video for video in inputs.manifest}
     test = inputs.predictions[inputs.predictions["split"] == "test"]
     rows_of = {str(video_id): rows for video_id, rows in test.groupby("video_id")}
     is_squashed = inputs.spec.get("sampling", inputs.params.get("frames") or {}).get("fit") == "squash"
@@ -151,37 +154,31 @@ def _strips(inputs: ReportInputs, ranked: list[tuple[str, Any]], threshold: floa
     }
 
 
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(key): value for key, value in record.items()} for record in table.to_dict("records")]
-
-
-def _videos(inputs: ReportInputs, ranked: list[tuple[str, Any]]) -> list[dict[str, Any]]:
-    paths = dict(zip(inputs.manifest["video_id"].astype(str), inputs.manifest["path"], strict=True))
+def _videos(inputs: ReportInputs, ranked: list[tuple[str, Counts]]) -> list[dict[str, Any]]:
+    paths = {video.video_id: video.path for video in inputs.manifest}
     return [{"path": paths.get(video_id, video_id), "counts": counts} for video_id, counts in ranked]
 
 
-def _splits(manifest: pd.DataFrame) -> list[dict[str, Any]]:
+def _splits(manifest: Sequence[VideoRow]) -> list[dict[str, Any]]:
     """Return videos, groups, seconds and seconds of highlight of each split."""
-    table = manifest.assign(
-        highlight_s=[sum(part["end_s"] - part["start_s"] for part in segments) for segments in manifest["segments"]]
-    )
     return [
         {
-            "name": name,
+            "name": split,
             "num_videos": len(rows),
-            "num_groups": rows["group"].nunique(),
-            "with_highlight": int((rows["highlight_s"] > 0).sum()),
-            "duration_s": float(rows["duration_s"].sum()),
-            "highlight_s": float(rows["highlight_s"].sum()),
+            "num_groups": len({row.group for row in rows}),
+            "with_highlight": sum(bool(row.segments) for row in rows),
+            "duration_s": sum(row.duration_s for row in rows),
+            "highlight_s": sum(total_duration_s(row.segments) for row in rows),
         }
-        for name in ("train", "val", "test")
-        if len(rows := table[table["split"] == name])
+        for split in SPLITS
+        if (rows := [row for row in manifest if row.split == split])
     ]
 
 
-def _contents(manifest: pd.DataFrame) -> list[tuple[str, int]]:
-    counted = manifest["content"].replace("", "not said").value_counts()
-    return [(str(name), int(number)) for name, number in sorted(counted.items(), key=lambda item: (-item[1], item[0]))]
+def _contents(manifest: Sequence[VideoRow]) -> list[tuple[str, int]]:
+    """Return how many clips show what, the most frequent first."""
+    counted = Counter(row.content or "not said" for row in manifest)
+    return sorted(counted.items(), key=lambda item: (-item[1], item[0]))
 
 
 def _png_uri(content: bytes) -> str:

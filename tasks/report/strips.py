@@ -6,16 +6,15 @@ stands until the next one, the last until the end of the video (`models.spans`).
 
 import base64
 import io
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
 from models.errors import HerdlightError
+from models.manifest import VideoRow
 from models.metrics import Counts, count_frames
 from models.shards import read_frames_shard
 
@@ -88,7 +87,7 @@ def rank_videos(predictions: pd.DataFrame, threshold: float) -> list[tuple[str, 
 
 
 def make_strip(
-    rows: pd.DataFrame, video: Mapping[str, Any], threshold: float, frames: Path | None, *, is_squashed: bool
+    rows: pd.DataFrame, video: VideoRow, threshold: float, frames: Path | None, *, is_squashed: bool
 ) -> Strip:
     """Return the strip of one video.
 
@@ -100,7 +99,7 @@ def make_strip(
     rows = rows.sort_values("time_s")
     times_s = rows["time_s"].to_numpy(np.float64)
     labels, scores = rows["label"].to_numpy(), rows["score"].to_numpy(np.float64)
-    duration_s = max(float(video["duration_s"]), float(times_s[-1]) + 1e-3)
+    duration_s = max(video.duration_s, float(times_s[-1]) + 1e-3)
     edges = np.append(times_s, duration_s) / duration_s * WIDTH
     points = [
         f"{x:.1f},{HEIGHT * (1 - score):.1f}"
@@ -108,17 +107,17 @@ def make_strip(
         for x in (start, end)
     ]
     flagged = scores >= threshold
-    aspect = float(video["width"]) / float(video["height"]) if is_squashed else 1.0
+    aspect = video.width / video.height if is_squashed else 1.0
     return Strip(
-        path=str(video["path"]),
-        content=str(video.get("content") or ""),
+        path=video.path,
+        content=video.content,
         counts=count_frames(labels, flagged),
         truth=_blocks(labels.astype(bool), edges),
         flagged=_blocks(flagged, edges),
         curve=" ".join(points),
         threshold_y=HEIGHT * (1 - min(threshold, 1.0)),
         ticks=_ticks(duration_s),
-        thumbnails=() if frames is None else _thumbnails(rows, str(video["video_id"]), threshold, frames, aspect),
+        thumbnails=() if frames is None else _thumbnails(rows, video.video_id, threshold, frames, aspect),
     )
 
 
