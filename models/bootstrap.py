@@ -143,7 +143,7 @@ class _Ranks:
         cells_C, cell_N = np.unique(steps_N * num_videos + videos_N, return_inverse=True)
         steps_C = cells_C // num_videos
         return _Ranks(
-            positive=np.bincount(cell_N, labels_N.astype(np.float64)),
+            positive=np.bincount(cell_N, labels_N).astype(np.float64),
             total=np.bincount(cell_N).astype(np.float64),
             videos=cells_C % num_videos,
             last=np.flatnonzero(np.append(steps_C[:-1] != steps_C[1:], True)),

@@ -110,6 +110,11 @@ def test_threshold_of_float32_scores_flags_the_same_frames_in_float64(data: tupl
     assert chosen in scores.astype(np.float64)
 
 
+def test_of_equally_good_thresholds_the_highest_is_chosen() -> None:
+    """Flagging one frame (1 of 1 right, 1 of 2 found) and all four (2 of 4 right, 2 of 2 found) both have F1 2/3."""
+    assert choose_threshold(np.array([1, 0, 0, 1]), np.array([0.9, 0.8, 0.7, 0.6])) == 0.9
+
+
 def test_threshold_with_one_class() -> None:
     scores = np.array([0.2, 0.9, 0.4])
     assert choose_threshold(np.zeros(3, int), scores) == NEUTRAL_THRESHOLD
