@@ -25,7 +25,7 @@ import numpy.typing as npt
 from models.errors import ParamsError, VideoError
 from models.files import hash_file
 from models.spans import ScoreTrack, spans_above
-from models.video import Sampling, iterate_pictures, probe
+from models.video import GRID_TOLERANCE_S, Sampling, iterate_pictures, probe
 from tasks.footage import Footage, printable
 from tasks.scored_files import (
     ModelIdentity,
@@ -135,7 +135,7 @@ def score_video_file(
     if not times_s:
         raise VideoError(f"{printable(path.name)}: no frame of it can be decoded")
     # A container may announce an end that its own frames pass.
-    duration_s = info.duration_s if info.duration_s > times_s[-1] else times_s[-1] + 1 / info.mean_fps
+    duration_s = max(info.duration_s, times_s[-1] + GRID_TOLERANCE_S)
     track = model.score_track(np.concatenate(features), np.array(times_s, dtype=np.float64), duration_s)
     spans = spans_above(track, threshold, min_duration_s=spec.min_duration_s, merge_gap_s=spec.merge_gap_s)
     shown = reel.at(choose_times(track, spans, num_thumbnails(info.width / info.height)))
