@@ -95,8 +95,9 @@ def mask_l1_unstructured(weights: Mapping[str, Tensor], amount: float) -> dict[s
     Global magnitude pruning: Han et al., "Learning both Weights and Connections for Efficient Neural Networks", 2015.
     """
     everything = parameters_to_vector(weights.values()).detach()
-    kept = prune.L1Unstructured(amount).compute_mask(everything, torch.ones_like(everything))
-    parts = torch.split(kept, [weight.numel() for weight in weights.values()])  # type: ignore[no-untyped-call]
+    method = prune.L1Unstructured(amount)
+    kept = method.compute_mask(everything, torch.ones_like(everything))  # type: ignore[no-untyped-call]
+    parts = torch.split(kept, [weight.numel() for weight in weights.values()])
     return {name: part.view_as(weight) for (name, weight), part in zip(weights.items(), parts, strict=True)}
 
 

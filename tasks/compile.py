@@ -55,8 +55,8 @@ class CompileParams(Section):
     """Arithmetic of the engines that have a choice; eager-bf16 and tensorrt (float16) have none."""
     batch_size: int = Field(default=32, ge=1, le=1024)
     """Frames that an engine gets at once."""
-    parity_tolerance: float = Field(default=0.05, ge=0, le=1)
-    """Largest difference of a score from the float32 model's that `auto` accepts."""
+    max_mean_score_diff: float = Field(default=0.01, ge=0, le=1)
+    """Mean difference of scores from the float32 model's up to which `auto` takes an engine; the gate has its own."""
     num_latency_runs: int = Field(default=50, ge=1)
     """Most timed calls for each figure."""
     latency_budget_s: float = Field(default=0.5, gt=0)
@@ -211,15 +211,15 @@ def _choose(params: CompileParams, trials: dict[str, _Trial]) -> str:
         if name in params.candidates
         and trial.latency is not None
         and trial.report.parity is not None
-        and trial.report.parity.max_score_diff <= params.parity_tolerance
+        and trial.report.parity.mean_score_diff <= params.max_mean_score_diff
     ]
     if not fit:
         found = "; ".join(
             f"{name} {trial.report.status} "
-            + (trial.report.reason or f"max_score_diff {trial.report.to_json()['max_score_diff']:.3g}")
+            + (trial.report.reason or f"mean_score_diff {trial.report.to_json()['mean_score_diff']:.3g}")
             for name, trial in trials.items()
         )
-        raise EngineError(f"compile.engine = 'auto': none within compile.parity_tolerance runs here: {found}")
+        raise EngineError(f"compile.engine = 'auto': none runs here within compile.max_mean_score_diff: {found}")
     return max(fit, key=lambda latency: latency.frames_per_s).name
 
 
