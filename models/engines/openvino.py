@@ -1,0 +1,68 @@
+"""OpenVINO: the tower as an IR (XML graph and weights), compiled for this processor when it is loaded.
+
+`bfloat16` is a hint to the runtime: a processor without bfloat16 instructions runs the same file in float32.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from models.engines.base import (
+    Built,
+    EngineRecord,
+    Features,
+    Frames,
+    MakeTower,
+    Runner,
+    describe_versions,
+    engine_errors,
+    version_of,
+)
+from models.engines.onnx import export_onnx
+
+_GRAPH_FILE, _WEIGHTS_FILE = "tower.xml", "tower.bin"
+_HINTS = {"float32": "f32", "bfloat16": "bf16"}
+
+
+def build(tower: nn.Module, folder: Path, image_size: int, precision: str) -> Built:
+    """Convert by way of ONNX and write the IR with float32 weights; the precision is applied when it is loaded."""
+    import openvino
+
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "tower.onnx"
+        export_onnx(tower, path, image_size, "float32")
+        model = openvino.convert_model(path)
+        _name_by_order(model)
+        openvino.save_model(model, folder / _GRAPH_FILE, compress_to_fp16=False)
+    return Built((_GRAPH_FILE, _WEIGHTS_FILE), {**version_of("torch"), **version_of("openvino")}, "cpu")
+
+
+def _name_by_order(model: Any) -> None:
+    """Give nodes names that depend on the graph alone: OpenVINO numbers them by what its process did before."""
+    for index, node in enumerate(model.get_ordered_ops()):
+        if node.get_type_name() not in ("Parameter", "Result"):
+            node.set_friendly_name(f"{node.get_type_name()}_{index}")
+    for note in ("conversion_parameters",):  # the path of the ONNX file
+        if model.has_rt_info([note]):
+            del model.rt_info[note]
+
+
+def load(folder: Path, record: EngineRecord, make_tower: MakeTower | None) -> Runner:
+    """Return the function of an engine that `build` wrote."""
+    import openvino
+
+    changed = describe_versions(record, version_of("openvino"))
+    with engine_errors(f"{folder / _GRAPH_FILE}: not readable{changed}; run stage compile again"):
+        compiled = openvino.Core().compile_model(
+            folder / _GRAPH_FILE,
+            "CPU",
+            {"INFERENCE_PRECISION_HINT": _HINTS[record.precision], "PERFORMANCE_HINT": "LATENCY"},
+        )
+
+    def run(frames_NHWC: Frames) -> Features:
+        features_ND: Features = compiled(frames_NHWC)[0].copy()  # the runtime's buffer is overwritten by the next call
+        return features_ND
+
+    return run
