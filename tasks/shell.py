@@ -106,7 +106,7 @@ def stage_shell(name: str, inputs: Sequence[str], argv: Sequence[str] | None = N
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
     for noisy in ("codecarbon", "openvino", "lightning.pytorch", "great_expectations", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    with one_line_errors(f"stage {name}"), _terminate_as_interrupt():
+    with one_line_errors(f"stage {name}"), terminate_as_interrupt():
         params, out = paths.pop("params"), paths.pop("out")
         out.mkdir(parents=True, exist_ok=True)
         with measure_energy() as meter:
@@ -144,7 +144,7 @@ def one_line_errors(place: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
+def terminate_as_interrupt() -> Iterator[None]:
     """Let SIGTERM unwind like Ctrl-C, so that temporary files go."""
 
     def interrupt(_signal: int, _frame: types.FrameType | None) -> None:

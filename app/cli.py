@@ -1,0 +1,138 @@
+"""The `herdlight` command: scoring footage, training, the gate, and what this machine can do.
+
+Exit status: 0 done, 1 could not be done (one line on standard error says why), 2 the command line is not understood,
+130 interrupted. Light to import: what needs torch, MLflow or Prefect is imported by the command that needs it, and
+flows run in a process that takes this one's place.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from models.errors import DataError, GateRefused
+from tasks.shell import one_line_errors, quiet_environment, terminate_as_interrupt
+
+DEFAULT_MODEL = "models:/herdlight@champion"
+app = typer.Typer(
+    name="herdlight",
+    help="Finds the seconds of wildlife footage worth sharing.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+# A flow knows its own arguments; what this command does not know goes through as it is.
+_PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+@contextlib.contextmanager
+def _door() -> Iterator[None]:
+    """Run a command: expected errors in one line, SIGTERM like Ctrl-C, other people's telemetry off."""
+    quiet_environment()
+    with one_line_errors("herdlight"), terminate_as_interrupt():
+        yield
+
+
+@app.command()
+def score(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="VIDEO_OR_FOLDER...", help="Videos, and folders with videos at any depth.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the results; made where it is missing.")],
+    model: Annotated[
+        str, typer.Option(help="A model of the registry (models:/NAME@ALIAS) or a folder with a served model.")
+    ] = DEFAULT_MODEL,
+    threshold: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Score from which a frame is a highlight, 0 to 1; the model's own by default."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Score again what an earlier run has scored.")] = False,
+) -> None:
+    """Find the highlights in videos: spans (JSON), scores (Parquet) and a timeline picture (PNG) for each.
+
+    A video that cannot be read is rejected with its reason, and the others go on. Results that are there for the same
+    video, model and threshold are kept. The exit status is 0 when at least one video has results, else 1.
+    """
+    with _door():
+        from app.scoring import score_footage
+
+        if not score_footage(paths, out, model, threshold, force=force).scored:
+            raise DataError(f"none of the videos could be scored; {out / 'rejected.json'} says why for each")
+
+
+@app.command(context_settings=_PASS_ON)
+def train(
+    context: typer.Context,
+    profile: Annotated[str | None, typer.Option(help="Name of a file in params/ whose values come first.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="One value of params.yaml, as train.epochs=5."),
+    ] = None,
+) -> None:
+    """Run the training flow: every stage, the registry, the gate, and promotion if the gate lets it pass."""
+    arguments = ["--profile", profile] if profile else []
+    for value in set_ or []:
+        arguments += ["--set", value]
+    _become("flows.train", [*arguments, *context.args])
+
+
+@app.command(context_settings=_PASS_ON)
+def serve(context: typer.Context) -> None:
+    """Serve the deployments until stopped: nightly training, and scoring of what is new in the inbox."""
+    _become("flows.serve", context.args)
+
+
+@app.command(context_settings=_PASS_ON)
+def rollback(context: typer.Context) -> None:
+    """Give the alias champion back to the version that had it before."""
+    _become("flows.rollback", context.args)
+
+
+@app.command()
+def gate(
+    verdict: Annotated[Path, typer.Option(help="The verdict that stage gate wrote.")] = Path("build/gate/verdict.json"),
+) -> None:
+    """Print the gate's verdict line by line; the exit status is 1 when it refused."""
+    with _door():
+        from app.verdict import print_verdict
+
+        if not print_verdict(verdict, Console()):
+            raise GateRefused("the gate refused the candidate; the lines marked above say why")
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print the checks as a JSON list.")] = False,
+) -> None:
+    """Say what this machine can do, and what to do about what is missing; exit 1 when something required is."""
+    with _door():
+        from app.doctor import all_checks, print_checks
+
+        checks = all_checks(Path.cwd(), os.environ)
+        print_checks(checks, Console(), as_json=as_json)
+        if any(check.required and not check.ok for check in checks):
+            sys.exit(1)
+
+
+def _become(module: str, arguments: list[str]) -> NoReturn:
+    """Replace this process by `python -m module arguments`: exit status and signals are then the flow's own."""
+    root = str(Path(__file__).resolve().parents[1])
+    known = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([root, known] if known else [root])
+    quiet_environment()
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="herdlight")
+
+
+if __name__ == "__main__":
+    main()
