@@ -41,7 +41,7 @@ def resting(rng: Rng, duration_s: float) -> Cast:
         return Cast(actors + _egrets(rng, 2), _all_through("resting", 1, duration_s))
     count = int(rng.integers(1, 4))
     wet = variety > 0.7
-    herd = _herd(rng, "rest", count, 0.52, 0.37, 0.24 if wet else 0.0)
+    herd = _herd(rng, "rest", count, 0.55, 0.40, 0.24 if wet else 0.0)
     activity = "standing in water" if wet else "resting"
     return Cast(herd + _egrets(rng, 3), _all_through(activity, count, duration_s), WATERHOLE if wet else None)
 
@@ -49,7 +49,7 @@ def resting(rng: Rng, duration_s: float) -> Cast:
 def walking(rng: Rng, duration_s: float) -> Cast:
     """Elephants, perhaps with a calf at heel, walk across."""
     count, facing = int(rng.integers(1, 4)), any_side(rng)
-    speed, y, size = float(rng.uniform(0.07, 0.13)), float(rng.uniform(0.34, 0.44)), float(rng.uniform(0.44, 0.56))
+    speed, y, size = float(rng.uniform(0.07, 0.13)), float(rng.uniform(0.34, 0.44)), float(rng.uniform(0.5, 0.6))
     actors = []
     for i in range(count):
         small = i == count - 1 and count > 1
@@ -64,13 +64,13 @@ def walking(rng: Rng, duration_s: float) -> Cast:
 def grazing(rng: Rng, duration_s: float) -> Cast:
     """Elephants pull grass and bring it to the mouth."""
     count = int(rng.integers(1, 4))
-    return Cast(_herd(rng, "graze", count, 0.52, 0.40), _all_through("grazing", count, duration_s))
+    return Cast(_herd(rng, "graze", count, 0.55, 0.40), _all_through("grazing", count, duration_s))
 
 
 def drinking(rng: Rng, duration_s: float) -> Cast:
     """Elephants at the water's edge with the trunk in it; birds may splash beside them."""
     count = int(rng.integers(1, 3))
-    herd = _herd(rng, "drink", count, 0.52, 0.38, 0.12)
+    herd = _herd(rng, "drink", count, 0.55, 0.38, 0.12)
     birds = _egrets(rng, 2) if rng.random() < 0.5 else ()
     return Cast(herd + birds, _all_through("drinking", count, duration_s), WATERHOLE)
 
@@ -86,7 +86,10 @@ def jeep(rng: Rng, duration_s: float) -> Cast:
     """A jeep drives by in its dust, in front of a resting elephant or an empty plain."""
     facing, y = any_side(rng), float(rng.uniform(0.36, 0.44))
     end = 1.2 * float(rng.uniform(0.8, 1.0))
-    path = (Beat(0.0, "drive", -facing * end, y, 0.36, facing), Beat(duration_s, "drive", facing * end, y, 0.36, facing))
+    path = (
+        Beat(0.0, "drive", -facing * end, y, 0.36, facing),
+        Beat(duration_s, "drive", facing * end, y, 0.36, facing),
+    )
     car = Actor("jeep", path, any_phase(rng), any_shade(rng), dust=0.9)
     herd = _herd(rng, "rest", 1, 0.42, 0.24) if rng.random() < 0.5 else ()
     return Cast((*herd, car), _all_through("jeep", len(herd), duration_s))
