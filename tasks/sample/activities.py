@@ -147,7 +147,7 @@ def meeting(rng: Rng, duration_s: float, whole: bool = False) -> Cast:
     actors, count = [], 2
     for role in (1, -1):
         place = -role * size * 0.98
-        away = 0.35 if walking else 0.03
+        away = 0.24 if walking else 0.03
         before = [Beat(0.0, "walk" if walking else "rest", place - away * role, y, size, role)]
         after = Beat(window[1], "rest", place - 0.03 * role, y, size, role)
         beats = _story(before, [Beat(window[0], "entwine", place, y, size, role)], after, window)

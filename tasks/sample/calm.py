@@ -40,7 +40,7 @@ def resting(rng: Rng, duration_s: float) -> Cast:
         actors: tuple[Actor, ...] = (Actor("elephant", (beat,), any_phase(rng), any_shade(rng)),)
         return Cast(actors + _egrets(rng, 2), _all_through("resting", 1, duration_s))
     count = int(rng.integers(1, 4))
-    wet = variety > 0.7
+    wet = variety > 0.6
     herd = _herd(rng, "rest", count, 0.55, 0.40, 0.24 if wet else 0.0)
     activity = "standing in water" if wet else "resting"
     return Cast(herd + _egrets(rng, 3), _all_through(activity, count, duration_s), WATERHOLE if wet else None)
@@ -77,7 +77,7 @@ def drinking(rng: Rng, duration_s: float) -> Cast:
 
 def empty(rng: Rng, duration_s: float) -> Cast:
     """Nobody, sometimes a waterhole and a few birds."""
-    wet = rng.random() < 0.4
+    wet = rng.random() < 0.6
     birds = _egrets(rng, 2) if rng.random() < 0.4 else ()
     return Cast(birds, _all_through("empty", 0, duration_s), WATERHOLE if wet else None)
 
@@ -91,7 +91,7 @@ def jeep(rng: Rng, duration_s: float) -> Cast:
         Beat(duration_s, "drive", facing * end, y, 0.36, facing),
     )
     car = Actor("jeep", path, any_phase(rng), any_shade(rng), dust=0.9)
-    herd = _herd(rng, "rest", 1, 0.42, 0.24) if rng.random() < 0.5 else ()
+    herd = _herd(rng, "rest", int(rng.integers(1, 3)), 0.48, 0.27) if rng.random() < 0.85 else ()
     return Cast((*herd, car), _all_through("jeep", len(herd), duration_s))
 
 
@@ -104,7 +104,7 @@ def antelopes(rng: Rng, duration_s: float) -> Cast:
         path = (Beat(0.0, "run", start, y, 0.24, facing),
                 Beat(duration_s, "run", start + facing * speed * duration_s, y, 0.24, facing))  # fmt: skip
         actors.append(Actor("antelope", path, any_phase(rng), any_shade(rng), dust=0.5))
-    herd = _herd(rng, "graze", 1, 0.46, 0.27) if rng.random() < 0.5 else ()
+    herd = _herd(rng, "graze", int(rng.integers(1, 3)), 0.5, 0.29) if rng.random() < 0.85 else ()
     return Cast((*herd, *actors), _all_through("antelopes", len(herd), duration_s))
 
 
@@ -114,7 +114,7 @@ def dust_devil(rng: Rng, duration_s: float) -> Cast:
     path = (Beat(0.0, "spin", -0.4 * facing, 0.30, 0.62, facing),
             Beat(duration_s, "spin", 0.4 * facing, 0.36, 0.70, facing))  # fmt: skip
     devil = Actor("dust_devil", path, any_phase(rng), any_shade(rng), dust=1.0)
-    herd = _herd(rng, "rest", 1, 0.5, 0.40) if rng.random() < 0.5 else ()
+    herd = _herd(rng, "rest", int(rng.integers(1, 3)), 0.54, 0.40) if rng.random() < 0.85 else ()
     return Cast((*herd, devil), _all_through("dust devil", len(herd), duration_s))
 
 
@@ -132,7 +132,7 @@ def birds(rng: Rng, duration_s: float) -> Cast:
         x, y = float(rng.uniform(-0.5, 0.5)), float(rng.uniform(0.36, 0.46))
         beat = Beat(0.0, "splash", x, y, float(rng.uniform(0.15, 0.20)), any_side(rng))
         flock.append(Actor("bird", (beat,), any_phase(rng), any_shade(rng)))
-    herd = _herd(rng, "rest", 1, 0.5, 0.36, 0.24) if rng.random() < 0.6 else ()
+    herd = _herd(rng, "rest", int(rng.integers(1, 3)), 0.54, 0.38, 0.24) if rng.random() < 0.85 else ()
     return Cast((*herd, *flock), _all_through("birds", len(herd), duration_s), WATERHOLE)
 
 

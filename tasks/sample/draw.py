@@ -36,10 +36,13 @@ def draw_frames(scene: Scene, times_s: Iterable[float], width: int, height: int)
 
 
 def _light_table(scene: Scene) -> list[int]:
-    """Return the look-up table of the hour's light and the weather's haze: 256 entries for each of R, G, B."""
+    """Return the look-up table of light, haze and the camera's own exposure: 256 entries for each of R, G, B."""
     haze, strength = _HAZES[scene.weather]
     levels = np.arange(256) * (1 - strength) + haze * strength
-    return [int(value) for factor in LIGHTS[scene.hour] for value in np.clip(np.rint(levels * factor), 0, 255)]
+    # Two recordings never have the same exposure and white balance; without that, colour would tell too much.
+    rng = np.random.default_rng((scene.seed, 6))
+    factors = np.array(LIGHTS[scene.hour]) * rng.uniform(0.86, 1.10) * rng.uniform(0.94, 1.06, 3)
+    return [int(value) for factor in factors for value in np.clip(np.rint(levels * factor), 0, 255)]
 
 
 def _draw_frame(scene: Scene, time_s: float, view: View, backdrop: Image.Image, table: list[int]) -> Frame:

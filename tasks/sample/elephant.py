@@ -145,7 +145,7 @@ def _draw_side(draw: ImageDraw.ImageDraw, pose: Pose, place: Place, skin: RGB, c
     spread = turn((_EAR - _EAR_ROOT) * complex(0.82 + 0.88 * pose.ear, 0) + _EAR_ROOT, -26 * pose.ear, _EAR_ROOT)
     fill(head_part(spread), mix(skin, dark, 0.45))
     inner = _EAR_ROOT + (spread - _EAR_ROOT) * 0.72
-    fill(head_part(inner), mix(skin, _EAR_PINK, 0.25 + 0.25 * pose.ear))
+    fill(head_part(inner), mix(skin, _EAR_PINK, 0.25))
     eye = posed(head_part(np.array([0.61 + 0.84j])), pose)[0]
     _dot(draw, place, eye, 0.026)
 
@@ -176,7 +176,7 @@ def _draw_front(draw: ImageDraw.ImageDraw, pose: Pose, place: Place, skin: RGB) 
         ear = turn(squeezed, -10 + 18 * pose.ear, 0.14 + 0.9j)
         ear = ear if side == 1 else -np.conj(ear)
         fill(ear, mix(skin, dark, 0.2))
-        fill(side * 0.2 + 0.84j + (ear - side * 0.2 - 0.84j) * 0.78, mix(skin, _EAR_PINK, 0.25 + 0.25 * pose.ear))
+        fill(side * 0.2 + 0.84j + (ear - side * 0.2 - 0.84j) * 0.78, mix(skin, _EAR_PINK, 0.25))
     fill(_FRONT_HEAD, mix(skin, light, 0.4))
     for side in (-1, 1):
         tusk = np.array([0.13 + 0.66j, 0.20 + 0.50j, 0.24 + 0.40j])

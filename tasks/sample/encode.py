@@ -19,11 +19,13 @@ from av.container import OutputContainer
 from models.files import replacing
 
 _CODEC_OPTIONS: dict[str, dict[str, str]] = {
-    "libx264": {"preset": "veryfast", "crf": "27"},
+    # With its macroblock tree, x264 core 165 gives other bytes from run to run even on one thread; without, the same.
+    "libx264": {"preset": "veryfast", "crf": "27", "x264-params": "mbtree=0"},
     "libx265": {"preset": "superfast", "crf": "28", "x265-params": "pools=none:frame-threads=1:log-level=none:info=0"},
     "libvpx-vp9": {"deadline": "realtime", "cpu-used": "7", "crf": "38", "b": "0"},
     "mpeg4": {"qmin": "4", "qmax": "7"},
 }
+_AVI_DELAY = 2304  # samples: two frames of MPEG audio, more than the delay of the encoder
 _FORMATS = {"mkv": "matroska"}
 _SAMPLE_RATES_HZ = {"aac": 32000, "libopus": 48000, "libmp3lame": 32000}
 # Milliseconds: fine enough for a variable frame rate, and coarse enough for every container and codec used here.
@@ -81,7 +83,11 @@ def write_video(path: Path, frames: Iterable[npt.NDArray[np.uint8]], times_s: li
                 out.mux(video.encode(frame))
             out.mux(video.encode(None))
             if audio is not None:
-                for block in _rumble(times_s[-1] + float(1 / encoding.fps), audio.codec_context.sample_rate, seed):
+                # AVI has no negative times: an encoder's delay there would push the picture off its grid.
+                first = _AVI_DELAY if encoding.extension == "avi" else 0
+                for block in _rumble(
+                    times_s[-1] + float(1 / encoding.fps), audio.codec_context.sample_rate, seed, first
+                ):
                     out.mux(audio.encode(block))
                 out.mux(audio.encode(None))
         if encoding.is_rotated:
@@ -113,7 +119,7 @@ def _add_audio(out: OutputContainer, codec: str) -> av.AudioStream:
     return audio
 
 
-def _rumble(duration_s: float, rate_hz: int, seed: int) -> Iterator[av.AudioFrame]:
+def _rumble(duration_s: float, rate_hz: int, seed: int, first: int) -> Iterator[av.AudioFrame]:
     """Yield a low rumble under faint wind, float32 in blocks of 1024 samples. It says nothing about the picture."""
     rng = np.random.default_rng((seed, 5))
     num_samples = int(duration_s * rate_hz)
@@ -123,7 +129,7 @@ def _rumble(duration_s: float, rate_hz: int, seed: int) -> Iterator[av.AudioFram
     for start in range(0, num_samples, 1024):
         block = sound[None, start : start + 1024].astype(np.float32)
         frame = av.AudioFrame.from_ndarray(block, format="fltp", layout="mono")
-        frame.sample_rate, frame.pts, frame.time_base = rate_hz, start, Fraction(1, rate_hz)
+        frame.sample_rate, frame.pts, frame.time_base = rate_hz, first + start, Fraction(1, rate_hz)
         yield frame
 
 

@@ -15,7 +15,7 @@ from tasks.sample.activities import HIGHLIGHT_CASTERS, Rng
 from tasks.sample.calm import CALM_CASTERS
 from tasks.sample.captions import caption_scene, caption_stretches
 from tasks.sample.encode import Encoding
-from tasks.sample.scenes import Camera, Hour, Movement, Scene, Weather, still_twin
+from tasks.sample.scenes import Camera, Hour, Movement, Scene, Water, Weather, still_twin
 from tasks.sample.sites import Site, make_site
 
 MIN_CLIPS = 8
@@ -109,13 +109,13 @@ class _Setting:
 
 
 def plan_clips(num_clips: int, seed: int, duration_s: tuple[float, float] = DURATION_S) -> list[Clip]:
-    """Return the annotated clips: about 60% train, 18% val and 22% test, half of each with a highlight.
+    """Return the annotated clips: about 65% train, 16% val and 19% test, half of each with a highlight.
 
     duration_s: shortest and longest clip, seconds. Raises ParamsError below MIN_CLIPS.
     """
     if num_clips < MIN_CLIPS:
         raise ParamsError(f"num_clips = {num_clips}: at least {MIN_CLIPS}, so that every split has good and bad clips")
-    val, test = max(2, round(num_clips * 20 / 108)), max(2, round(num_clips * 24 / 108))
+    val, test = max(2, round(num_clips * 0.16)), max(2, round(num_clips * 0.19))
     clips: list[Clip] = []
     first_site = 0
     for index, (split, count) in enumerate((("train", num_clips - val - test), ("val", val), ("test", test))):
@@ -166,8 +166,12 @@ def _scene(content: str, setting: _Setting, duration_s: float, whole: bool, rng:
     else:
         cast = CALM_CASTERS[content](rng, duration_s)
     camera = Camera("shaking", 1.0, setting.camera.phase) if content == "rock" else setting.camera
+    water = cast.water
+    if water is None and rng.random() < 0.45:
+        # Water alone must not mean bathing: a waterhole lies behind many other scenes.
+        water = Water(float(rng.uniform(-0.5, 0.5)), 0.14, float(rng.uniform(0.45, 0.7)), 0.065)
     return Scene(content, setting.site, setting.hour, setting.weather, camera, cast.actors, cast.stretches, duration_s,
-                 cast.water, seed=int(rng.integers(1 << 31)))  # fmt: skip
+                 water, seed=int(rng.integers(1 << 31)))  # fmt: skip
 
 
 def _plan_split(split: str, count: int, sites: list[Site], rng: Rng, duration_s: tuple[float, float]) -> list[Clip]:
@@ -207,8 +211,8 @@ def _held(moving: Scene, content: str, rng: Rng) -> Scene:
 def _clip(folder: str, scene: Scene, number: int, form: int) -> Clip:
     extension, codec, audio = _FORMATS[form % len(_FORMATS)]
     width, height = _SIZES[form % len(_SIZES)]
-    rotated = form % 21 == 5 and extension == "mp4"
-    if rotated or form % 23 == 8:
+    rotated = form % 42 == 5 and extension == "mp4"
+    if rotated or form % 46 == 8:
         width, height = 144, 256
     variable = form % 6 == 1 and extension != "avi"
     rate = Fraction(25) if variable else _RATES[form % len(_RATES)]
