@@ -151,7 +151,7 @@ def _experiment(client: MlflowClient, settings: Settings) -> str:
     if found is not None:
         return str(found.experiment_id)
     database = sqlite_path(settings.tracking_uri)
-    location = None if database is None else (database.parent / "artifacts").as_uri()
+    location = None if database is None else (database.resolve().parent / "artifacts").as_uri()
     try:
         return str(client.create_experiment(settings.experiment, artifact_location=location))
     except MlflowException as error:

@@ -78,7 +78,8 @@ def connect(tracking_uri: str) -> MlflowClient:
     path = sqlite_path(tracking_uri)
     if path is not None:
         _check_sqlite(path, tracking_uri)
-    with reachable(tracking_uri):
+    with reachable(tracking_uri), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow's tables use what SQLAlchemy calls deprecated
         client = MlflowClient(tracking_uri, tracking_uri)
         client.search_experiments(max_results=1)
     return client
