@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, RandomSampler
+from torch.utils.data import DataLoader
 
 import models.torchvision_operators  # noqa: F401  # isort: skip  (before lightning)
 import lightning.pytorch as lightning
@@ -24,7 +24,7 @@ from models.checkpoints import SafeCheckpointIO
 from models.highlighter import Highlighter, score_features
 from models.metrics import average_precision
 from models.params import Section
-from models.windows import Batch, LabelledVideo, TokenWindows, collate, read_tokens
+from models.windows import Batch, EpochSampler, LabelledVideo, TokenWindows, collate, read_tokens
 
 _FRAMES_AT_ONCE = 512
 OnEpoch = Callable[[dict[str, Any]], None]
@@ -82,7 +82,6 @@ class _Loop(lightning.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self.loss_sum, self.num_frames = 0.0, 0
-        self.trainer.train_dataloader.dataset.set_epoch(self.current_epoch)
         torch.manual_seed(self.params.seed * 1_000_003 + self.current_epoch)  # dropout, the same when resumed
 
     def training_step(self, batch: Batch, _index: int) -> Tensor:
@@ -168,6 +167,7 @@ def fit(
         on_epoch(row)
 
     model.tower.freeze_front()
+    model.train()
     loop = _Loop(model, val, window, params, keep)
     best = ModelCheckpoint(
         folder, filename="best", monitor="val_average_precision", mode="max", save_last=True,
@@ -183,8 +183,7 @@ def fit(
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, log_every_n_steps=1,
     )  # fmt: skip
     windows = TokenWindows(train, window, params.speeds, params.seed)
-    sampler = RandomSampler(windows, generator=torch.Generator().manual_seed(params.seed))
-    loader = DataLoader(windows, params.batch_size, sampler=sampler, collate_fn=collate)
+    loader = DataLoader(windows, params.batch_size, sampler=EpochSampler(windows), collate_fn=collate)
     last = folder / "last"
     trainer.fit(loop, loader, ckpt_path=str(last) if last.is_dir() else None)
     if best.best_model_path:

@@ -5,16 +5,17 @@ of a drawn view and at a drawn speed: at speed s every s-th stored frame is take
 the video played s times faster. What is drawn depends on (seed, epoch, index) alone, so a resumed epoch is the same.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors import safe_open
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 
 from models.shards import read_tensors, shard_path
 
@@ -35,8 +36,7 @@ class LabelledVideo:
     labels: npt.NDArray[np.int8]
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """Windows of one step.
 
     tokens_BWLD: float32; times_s_BW: float32, seconds since the window's first frame
@@ -65,7 +65,7 @@ def read_tokens(video: LabelledVideo, view: int, start: int, stop: int, step: in
 
 
 class TokenWindows(Dataset[tuple[Tensor, Tensor, Tensor]]):
-    """Drawn windows of `videos`; call `set_epoch` before each epoch.
+    """Drawn windows of `videos`; `EpochSampler` settles the epoch.
 
     window: W, frames; speeds: whole factors, each equally likely
     """
@@ -95,6 +95,26 @@ class TokenWindows(Dataset[tuple[Tensor, Tensor, Tensor]]):
         times_s = (video.times_s[picked] - video.times_s[start]) / speed
         labels = torch.from_numpy(video.labels[picked].astype(np.float32))
         return read_tokens(video, view, start, start + length, speed), torch.from_numpy(times_s).float(), labels
+
+
+class EpochSampler(Sampler[int]):
+    """The order of an epoch's windows, drawn from (seed, epoch) alone; Lightning calls `set_epoch` before each epoch."""
+
+    def __init__(self, windows: TokenWindows) -> None:
+        self.windows = windows
+
+    def set_epoch(self, epoch: int) -> None:
+        """Settle order and windows of the coming epoch."""
+        self.windows.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        """Return windows an epoch."""
+        return len(self.windows)
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield every index once."""
+        draw = np.random.default_rng((self.windows.seed, self.windows.epoch))
+        yield from draw.permutation(len(self.windows)).tolist()
 
 
 def collate(windows: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Batch:

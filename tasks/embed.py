@@ -148,7 +148,7 @@ def main() -> None:
                 tensors, _ = read_tensors(folder, row.video_id, ("tokens", "times_s"))
                 with torch.inference_mode():
                     features_TE = tower.tail(torch.from_numpy(tensors["tokens"][0]).float())
-                scale = float(clip.logit_scale.exp())  # type: ignore[operator, union-attr]
+                scale = float(clip.logit_scale.detach().exp())  # type: ignore[operator, union-attr]
                 scores = zero_shot_scores(features_TE, prompts_PE, len(params.highlight_prompts), scale)
                 scored.append((row, tensors["times_s"], scores))
         write_predictions(shell.out / "zero_shot.parquet", predictions_of(scored))

@@ -75,6 +75,7 @@ class Recorder:
         section, _, figure = name.partition("/")
         if figure in ("data_time", "batch_time", "samples_per_second", "samples_per_second_per_gpu"):
             return
+        figure, name = (text.replace("R@", "recall_at_") for text in (figure, name))  # MLflow takes no @
         key = "step" if section == "train" else "epoch"
         if not self.history or self.history[-1].get(key) != step:
             self.history.append({key: step})
@@ -169,7 +170,7 @@ def _run_trainer(arguments: list[str], recorder: Recorder) -> None:
         unittest.mock.patch.object(trainer.torch, "save", lambda *_: None),  # a pickle nobody reads
     ):
         level = logging.getLogger().level
-        logging.getLogger().setLevel(logging.WARNING)
+        logging.getLogger().setLevel(logging.ERROR)
         try:
             trainer.main(arguments)
         finally:

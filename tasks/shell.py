@@ -31,6 +31,7 @@ from models.params import SectionT, load_section
 _log = logging.getLogger(__name__)
 # Other people's greetings and usage pings; each is that project's documented switch.
 _QUIET = {
+    "CODECARBON_LOG_LEVEL": "CRITICAL",
     "DO_NOT_TRACK": "1",
     "GX_ANALYTICS_ENABLED": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",

@@ -94,7 +94,7 @@ def train(
     """Fit `model` in place on the train rows and choose its threshold on the val rows."""
     by_split = {split: [videos[r.video_id] for r in rows if r.split == split] for split in ("train", "val")}
     history = fit(
-        model, by_split["train"], by_split["val"], spec.window, params, folder, callbacks=callbacks, on_epoch=on_epoch
+        model, by_split["train"], by_split["val"], spec.window, params, folder / "lightning", callbacks=callbacks, on_epoch=on_epoch
     )
     return judge_on_val(model, spec, rows, videos, history)
 

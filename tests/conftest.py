@@ -1,0 +1,59 @@
+"""Shared by all tests: quiet libraries, pickle loading switched off, small data that is made and never fetched."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tasks.shell import quiet_environment
+
+quiet_environment()
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True)
+def no_pickle_loading(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make every way of loading a pickle that a model or an array could take an error."""
+    import pickle
+
+    import torch
+
+    def refuse(*_args: Any, **_kwargs: Any) -> Any:
+        raise AssertionError("something loads a pickle")
+
+    monkeypatch.setattr(torch, "load", refuse)
+    monkeypatch.setattr(torch.serialization, "load", refuse)
+    monkeypatch.setattr(pickle, "load", refuse)
+    monkeypatch.setattr(np.lib.format, "pickle", None, raising=False)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Return the folder with real footage beside the repository, or skip."""
+    if not SHARED.is_dir():
+        pytest.skip("../shared is missing")
+    return SHARED
+
+
+@pytest.fixture
+def make_row() -> Callable[..., Any]:
+    """Return a function that makes a manifest row, with what a test cares about replaced."""
+    from models.manifest import VideoRow
+    from models.spans import Span
+
+    def make(video_id: str, **changes: Any) -> VideoRow:
+        values: dict[str, Any] = {
+            "video_id": video_id, "path": f"train/good/{video_id}.mp4", "split": "train", "folder": "good",
+            "group": video_id, "content": "bathing", "caption": "an elephant bathes", "captions": (),
+            "segments": (Span(1.0, 2.0),), "duration_s": 4.0, "start_pts_s": 0.0, "num_frames": 100, "mean_fps": 25.0,
+            "nominal_fps": 25.0, "is_vfr": False, "width": 64, "height": 48, "rotation_deg": 0, "codec": "h264",
+            "pix_fmt": "yuv420p", "container": "mov,mp4,m4a,3gp,3g2,mj2", "has_audio": False, "num_bytes": 1000,
+        }  # fmt: skip
+        return VideoRow(**{**values, **changes})
+
+    return make
