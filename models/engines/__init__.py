@@ -8,6 +8,7 @@ from models.engines.store import (
     load_engine,
     reference_engine,
     resolve_precision,
+    runs_here,
 )
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "read_record",
     "reference_engine",
     "resolve_precision",
+    "runs_here",
 ]

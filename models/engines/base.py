@@ -182,9 +182,10 @@ def engine_errors(place: str) -> Iterator[None]:
 
 
 def one_line(error: BaseException) -> str:
-    """Return the line of an error's message that says most: exporters put the cause first, or behind a banner."""
-    lines = [line.strip(" #─╭╰│") for line in str(error).splitlines()]
-    lines = [line for line in lines if line and not line.startswith(("Failed to export", "Traceback", "Error: "))]
+    """Return the first line of what an error came from: exporters wrap the cause in pages of advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[0] if lines else type(error).__name__)[:300]
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
 
+import torch
 from torch import nn
 
 from models.engines.base import (
@@ -96,6 +97,16 @@ def load_engine(folder: Path, make_tower: MakeTower | None = None) -> Engine:
     """
     record = read_record(folder)
     return CheckedEngine(record, _module_of(record.name).load(folder, record, make_tower))
+
+
+def runs_here(record: EngineRecord) -> bool:
+    """Return whether this machine has the device that an engine was built for."""
+    if record.device == "cpu":
+        return True
+    if not torch.cuda.is_available():
+        return False
+    major, minor = torch.cuda.get_device_capability()
+    return record.device == "cuda" or f"sm{major}{minor}" in record.device.split("+")
 
 
 def reference_engine(tower: nn.Module, image_size: int) -> Engine:

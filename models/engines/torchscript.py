@@ -39,7 +39,20 @@ def build(tower: nn.Module, folder: Path, image_size: int, precision: str) -> Bu
             module, example_frames(image_size, device), check_trace=False
         )
         torch.jit.save(torch.jit.freeze(traced), folder / _FILE)
+    _drop_debug_records(folder / _FILE)
     return Built((_FILE,), version_of("torch"), device)
+
+
+def _drop_debug_records(path: Path) -> None:
+    """Write an archive again without its source ranges: they hold paths of this machine, and size hangs on them."""
+    reader = torch._C.PyTorchFileReader(str(path))
+    kept = [name for name in sorted(reader.get_all_records()) if not name.endswith(".debug_pkl")]
+    records = {name: reader.get_record(name) for name in kept if not name.startswith(".data/") and name != "version"}
+    del reader
+    writer = torch._C.PyTorchFileWriter(str(path))
+    for name, content in records.items():
+        writer.write_record(name, content, len(content))
+    writer.write_end_of_file()
 
 
 def load(folder: Path, record: EngineRecord, make_tower: MakeTower | None) -> Runner:
