@@ -17,6 +17,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -52,10 +53,10 @@ class Check:
     required: bool = False
 
 
-def check_python(version: tuple[int, int] = sys.version_info[:2]) -> Check:
+def check_python(running: tuple[int, int] = sys.version_info[:2]) -> Check:
     """Return whether this Python is one that herdlight supports."""
     found = f"{platform.python_version()} at {sys.prefix}"
-    if version in SUPPORTED_PYTHON:
+    if running in SUPPORTED_PYTHON:
         return Check("Python", True, found, required=True)
     wanted = " or ".join(f"{major}.{minor}" for major, minor in SUPPORTED_PYTHON)
     return Check("Python", False, found, f"use Python {wanted}, then run make again", required=True)
@@ -114,7 +115,7 @@ def check_engines() -> list[Check]:
         checks.append(_engine(name, torch is not None, detail, "run make to install the pinned packages"))
     for name, package in (("onnx", "onnxruntime"), ("openvino", "openvino")):
         module, why = _import(package)
-        detail = why if module is None else f"runs, {package} {module.__version__}"
+        detail = why if module is None else f"runs, {package} {version(package)}"
         checks.append(_engine(name, module is not None, detail, f"pip install -c constraints.txt {package}"))
     checks.append(_check_tensorrt(bool(torch and torch.cuda.is_available())))
     return checks
@@ -132,7 +133,7 @@ def _check_tensorrt(has_gpu: bool) -> Check:
         extra = "cuda" if has_gpu else "tensorrt"
         return _engine("tensorrt", False, why, f"pip install -c constraints.txt 'herdlight[{extra}]'")
     runs = "runs" if has_gpu else "builds ahead of time; it runs only where there is an NVIDIA GPU"
-    return _engine("tensorrt", True, f"{runs}, tensorrt_rtx {module.__version__}", "")
+    return _engine("tensorrt", True, f"{runs}, tensorrt_rtx {version('tensorrt_rtx')}", "")
 
 
 def check_ffmpeg() -> list[Check]:

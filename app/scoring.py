@@ -11,15 +11,16 @@ from rich.text import Text
 
 from models.errors import DataError, ModelError, RegistryError
 from tasks.footage import list_footage
-from tasks.score import ModelIdentity, Scorer, ScoreProgress, ScoreReport, identify_model, score_videos
+from tasks.score import ModelIdentity, ScoreProgress, Scorer, ScoreReport, identify_model, score_videos
 from tasks.timeline import format_time
 
 
 def score_footage(paths: list[Path], out: Path, model_uri: str, threshold: float | None, *, force: bool) -> ScoreReport:
     """Score every video that `paths` mean into `out` with the model that `model_uri` names, and print a table."""
     footage = list_footage(paths, out)
-    if out.exists() and not out.is_dir():
-        raise DataError(f"{out}: not a folder; choose another --out")
+    for folder in (out, *out.parents):
+        if folder.exists() and not folder.is_dir():
+            raise DataError(f"{folder}: not a folder; choose another --out")
     model, identity = _load_model(model_uri)
     with _progress(len(footage)) as on_progress:
         report = score_videos(model, identity, footage, out, threshold=threshold, force=force, on_progress=on_progress)
@@ -95,8 +96,8 @@ def print_report(report: ScoreReport, out: Path, console: Console) -> None:
         table = Table(title="Rejected", title_justify="left")
         table.add_column("video", overflow="fold")
         table.add_column("why", overflow="fold")
-        for row in report.rejected:
-            table.add_row(Text(row.video), Text(row.reason))
+        for bad in report.rejected:
+            table.add_row(Text(bad.video), Text(bad.reason))
         console.print(table)
     kept = sum(row.kept for row in report.scored)
     counts = f"{len(report.scored)} scored" + (f" ({kept} kept from before)" if kept else "")

@@ -9,9 +9,10 @@ never times.
 """
 
 import contextlib
+import functools
 import math
 import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -178,9 +179,19 @@ def iterate_frames(path: Path, sampling: Sampling) -> Iterator[tuple[float, Pixe
     long gap, or an fps above the video's own, gives fewer samples. Decoding is sequential and holds one frame.
     Raises VideoError where the file is no video or its decoding breaks.
     """
+    for time_s, pixels, _ in iterate_pictures(path, sampling):
+        yield time_s, pixels
+
+
+def iterate_pictures(path: Path, sampling: Sampling) -> Iterator[tuple[float, Pixels, Callable[[int, int], Pixels]]]:
+    """Yield what `iterate_frames` does, and with each frame a function that gives it for people to look at.
+
+    The function takes the largest width and height, px, and returns uint8 [h, w, 3] RGB, upright and in the
+    proportions in which the video is displayed. Its cost is paid when it is called.
+    """
     with _opened(path) as (_, stream):
         for time_s, frame in pick_on_grid(_displayed_frames(path, stream), sampling.fps):
-            yield time_s, _pixels(frame, stream, sampling)
+            yield time_s, _pixels(frame, stream, sampling), functools.partial(_picture, frame, stream, path)
 
 
 def sample_video(path: Path, sampling: Sampling) -> SampledVideo:
@@ -340,3 +351,14 @@ def _pixels(frame: Any, stream: Any, sampling: Sampling) -> Pixels:
     top, left = (height - size) // 2, (width - size) // 2
     square = resized[top : top + size, left : left + size]
     return np.ascontiguousarray(np.rot90(square, k=-_rotation_deg(frame) // 90))
+
+
+def _picture(frame: Any, stream: Any, path: Path, max_width: int, max_height: int) -> Pixels:
+    """Return `frame` upright in its displayed proportions within the given size: uint8 [h, w, 3] RGB."""
+    shown_width, shown_height = _displayed_size(frame, stream, path)
+    scale = min(max_width / shown_width, max_height / shown_height)
+    width, height = max(1, round(shown_width * scale)), max(1, round(shown_height * scale))
+    turned = _rotation_deg(frame) in (90, 270)
+    stored = (height, width) if turned else (width, height)
+    pixels = frame.reformat(*stored, "rgb24", interpolation=_RESIZE, threads=1).to_ndarray()
+    return np.ascontiguousarray(np.rot90(pixels, k=-_rotation_deg(frame) // 90))

@@ -10,8 +10,10 @@ and, once all are done, `scored.json` and `rejected.json` list what became of th
 written last: where it is there, the other two are. Knows nothing of how the model was found.
 """
 
+import functools
 import hashlib
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,13 +27,14 @@ import pyarrow.parquet as pq
 from models.errors import ParamsError, VideoError
 from models.files import hash_file, read_json, replacing, write_json
 from models.spans import ScoreTrack, Span, spans_above, total_duration_s
-from models.video import Sampling, iterate_frames, probe
+from models.video import Sampling, iterate_pictures, probe
 from tasks.footage import Footage, printable
-from tasks.thumbnails import Thumbnail, ThumbnailReel, choose_times
+from tasks.thumbnails import MAX_HEIGHT_PX, MAX_KEPT, MAX_WIDTH_PX, Thumbnail, ThumbnailReel, choose_times
 from tasks.timeline import draw_timeline, num_thumbnails
 
 BATCH_SIZE = 32
 _MAX_STEM_BYTES = 150
+_SPANS_SUFFIX = ".spans.json"
 ItemT = TypeVar("ItemT")
 
 
@@ -173,14 +176,11 @@ def score_video_file(
     spec = model.spec
     threshold = spec.threshold if threshold is None else threshold
     info = probe(path)
-    aspect = info.width / info.height
-    reel = ThumbnailReel(aspect if spec.sampling.fit == "squash" else 1.0)
+    reel = ThumbnailReel(stride=math.ceil(info.duration_s * spec.sampling.fps / MAX_KEPT))
     times_s: list[float] = []
     features: list[npt.NDArray[np.float32]] = []
-    for batch in _batched(iterate_frames(path, spec.sampling), batch_size):
-        for time_s, pixels in batch:
-            reel.add(time_s, pixels)
-            times_s.append(time_s)
+    for batch in _batched(_frames(path, spec.sampling, reel), batch_size):
+        times_s += [time_s for time_s, _ in batch]
         features.append(model.embed(np.stack([pixels for _, pixels in batch])))
         if on_fraction:
             on_fraction(min(1.0, times_s[-1] / info.duration_s))
@@ -190,7 +190,7 @@ def score_video_file(
     duration_s = info.duration_s if info.duration_s > times_s[-1] else times_s[-1] + 1 / info.mean_fps
     track = model.score_track(np.concatenate(features), np.array(times_s, dtype=np.float64), duration_s)
     spans = spans_above(track, threshold, min_duration_s=spec.min_duration_s, merge_gap_s=spec.merge_gap_s)
-    shown = reel.at(choose_times(track, spans, num_thumbnails(reel.aspect)))
+    shown = reel.at(choose_times(track, spans, num_thumbnails(info.width / info.height)))
     return ScoredVideo(track, tuple(spans), threshold, shown)
 
 
@@ -215,7 +215,7 @@ def score_videos(
     out.mkdir(parents=True, exist_ok=True)
     scored: list[ScoredRow] = []
     rejected: list[RejectedRow] = []
-    taken: dict[str, str] = {}
+    owners = _owners(out)
     for index, item in enumerate(footage):
 
         def report(fraction: float, outcome: Any = "", index: int = index, item: Footage = item) -> None:
@@ -224,7 +224,7 @@ def score_videos(
         report(0.0)
         try:
             video_id = _video_id(item)
-            output = _output_stem(item.path, video_id, out, taken)
+            output = _output_stem(item.path, video_id, owners)
             row = None if force else _kept_row(item, video_id, output, out, identity, threshold)
             if row is None:
                 video = score_video_file(model, item.path, threshold=threshold, on_fraction=report)
@@ -241,6 +241,13 @@ def score_videos(
     return result
 
 
+def _frames(path: Path, sampling: Sampling, reel: ThumbnailReel) -> Iterator[tuple[float, npt.NDArray[np.uint8]]]:
+    """Yield time (seconds) and pixels of each sampled frame, after it was shown to `reel`."""
+    for time_s, pixels, picture in iterate_pictures(path, sampling):
+        reel.add(time_s, functools.partial(picture, MAX_WIDTH_PX, MAX_HEIGHT_PX))
+        yield time_s, pixels
+
+
 def _batched(items: Iterable[ItemT], size: int) -> Iterator[list[ItemT]]:
     iterator = iter(items)
     while batch := list(itertools.islice(iterator, size)):
@@ -254,19 +261,26 @@ def _video_id(item: Footage) -> str:
         raise VideoError(f"{item.path.name}: {error.strerror or error}") from None
 
 
-def _output_stem(path: Path, video_id: str, out: Path, taken: dict[str, str]) -> str:
+def _owners(out: Path) -> dict[str, str]:
+    """Return which video (video_id) has which stem (in lower case, for file systems that take no notice) in `out`."""
+    owners = {}
+    for path in sorted(out.glob(f"*{_SPANS_SUFFIX}")):
+        owners[path.name.removesuffix(_SPANS_SUFFIX).lower()] = str(_read_spans(path).get("video_id", ""))
+    return owners
+
+
+def _output_stem(path: Path, video_id: str, owners: dict[str, str]) -> str:
     """Return the stem of the outputs: the video's own, or with its identity behind it where another video has that.
 
-    "Has" means in this run (`taken`, stem in lower case to video_id) or in `out` since an earlier one, so that a name
-    once given stays with its video.
+    A name once given stays with its video; it is entered in `owners`.
     """
     stem = printable(path.stem)
     if len(stem.encode()) > _MAX_STEM_BYTES:
-        stem = f"{stem.encode()[:_MAX_STEM_BYTES].decode(errors='ignore')}-{video_id[:8]}"
-    owner = taken.get(stem.lower()) or _read_spans(out / f"{stem}.spans.json").get("video_id", video_id)
-    if owner != video_id:
-        stem = f"{stem}-{video_id[:8]}"
-    taken[stem.lower()] = video_id
+        stem = stem.encode()[:_MAX_STEM_BYTES].decode(errors="ignore")
+    distinct = f"{stem}-{video_id[:8]}"
+    if owners.get(distinct.lower()) == video_id or owners.get(stem.lower(), video_id) not in (video_id, ""):
+        stem = distinct
+    owners[stem.lower()] = video_id
     return stem
 
 
@@ -283,7 +297,7 @@ def _kept_row(
     item: Footage, video_id: str, output: str, out: Path, identity: ModelIdentity, threshold: float
 ) -> ScoredRow | None:
     """Return the row of outputs that an earlier run left for the same video, model and threshold, or None."""
-    content = _read_spans(out / f"{output}.spans.json")
+    content = _read_spans(out / f"{output}{_SPANS_SUFFIX}")
     model = content.get("model")
     same = (
         content.get("video_id") == video_id
@@ -312,7 +326,7 @@ def _write_video(
     item: Footage, video_id: str, output: str, out: Path, video: ScoredVideo, identity: ModelIdentity
 ) -> ScoredRow:
     """Write the three files of one video, `spans.json` last, and return its row."""
-    spans_path = out / f"{output}.spans.json"
+    spans_path = out / f"{output}{_SPANS_SUFFIX}"
     spans_path.unlink(missing_ok=True)
     table = pa.table({"time_s": video.track.times_s, "score": video.track.scores})
     with replacing(out / f"{output}.scores.parquet") as temporary:

@@ -1,12 +1,12 @@
 """Small pictures of a video, kept while its frames stream by.
 
 Knows how to keep at most a bounded number of frames, evenly over a video of unknown length, and which of them to show.
-Knows nothing of files, models or of how a picture is laid out. Kept frames are JPEG in memory: some thousand of them
-are a few tens of MiB, whatever the length of the video.
+Knows nothing of files, models or of how a picture is laid out. Kept frames are JPEG in memory: a thousand of them
+are some ten MiB, whatever the length of the video.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,7 +16,8 @@ from PIL import Image
 from models.errors import ShapeError
 from models.spans import ScoreTrack, Span
 
-MAX_KEPT = 2048
+MAX_KEPT = 1024
+MAX_WIDTH_PX, MAX_HEIGHT_PX = 480, 180
 _JPEG_QUALITY = 92
 _NEARLY_EQUAL = 0.01  # scores this close are the same to an eye
 
@@ -39,30 +40,29 @@ class Thumbnail:
 
 @dataclass
 class ThumbnailReel:
-    """Keeps every n-th frame that it is shown; n doubles whenever more than `max_kept` are held.
+    """Keeps every `stride`-th frame that it is shown; the stride doubles whenever more than `max_kept` are held.
 
-    aspect:   width over height in which a kept square is to be shown; 1 leaves it square
+    stride:   1 or more; the number of expected frames over `max_kept` saves work
     max_kept: most frames held at any moment, at least 2
     """
 
-    aspect: float = 1.0
+    stride: int = 1
     max_kept: int = MAX_KEPT
-    _stride: int = field(default=1, init=False)
     _num_seen: int = field(default=0, init=False)
     _kept: list[tuple[float, bytes]] = field(default_factory=list, init=False)
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def add(self, time_s: float, pixels: npt.NDArray[np.uint8]) -> None:
-        """Show the reel the next frame: `time_s` in seconds, `pixels` uint8 [S, S, 3] RGB."""
-        if self._num_seen % self._stride == 0:
+    def add(self, time_s: float, picture: Callable[[], npt.NDArray[np.uint8]]) -> None:
+        """Show the reel the next frame: `time_s` in seconds; `picture` gives uint8 [h, w, 3] RGB if it is kept."""
+        if self._num_seen % self.stride == 0:
             jpeg = io.BytesIO()
-            Image.fromarray(pixels).save(jpeg, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
+            Image.fromarray(picture()).save(jpeg, "JPEG", quality=_JPEG_QUALITY)
             self._kept.append((time_s, jpeg.getvalue()))
             if len(self._kept) > self.max_kept:
                 self._kept = self._kept[::2]
-                self._stride *= 2
+                self.stride *= 2
         self._num_seen += 1
 
     def at(self, times_s: Sequence[float]) -> tuple[Thumbnail, ...]:
@@ -71,16 +71,11 @@ class ThumbnailReel:
             return ()
         kept_s = np.array([time_s for time_s, _ in self._kept])
         nearest = sorted({int(np.argmin(np.abs(kept_s - time_s))) for time_s in times_s})
-        return tuple(Thumbnail(self._kept[i][0], self._unsquashed(self._kept[i][1])) for i in nearest)
+        return tuple(Thumbnail(self._kept[i][0], _decode(self._kept[i][1])) for i in nearest)
 
-    def _unsquashed(self, jpeg: bytes) -> npt.NDArray[np.uint8]:
-        """Return the picture in its proportions: the side that the square had shortened is stretched back."""
-        picture: Image.Image = Image.open(io.BytesIO(jpeg))
-        side = picture.width
-        width, height = max(side, round(side * self.aspect)), max(side, round(side / self.aspect))
-        if (width, height) != picture.size:
-            picture = picture.resize((width, height), Image.Resampling.LANCZOS)
-        return np.asarray(picture, dtype=np.uint8)
+
+def _decode(jpeg: bytes) -> npt.NDArray[np.uint8]:
+    return np.asarray(Image.open(io.BytesIO(jpeg)), dtype=np.uint8)
 
 
 def peak_time_s(track: ScoreTrack, span: Span) -> float:

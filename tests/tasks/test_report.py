@@ -31,7 +31,9 @@ def make_videos(seed: int = 3, num_val: int = 6, num_test: int = 9) -> pd.DataFr
         start_s, length_s = float(rng.uniform(0.5, duration_s / 2)), float(rng.uniform(1.5, 4.5))
         segments = [{"start_s": start_s, "end_s": min(start_s + length_s, duration_s)}] if index % 4 != 3 else []
         content = ["calf at play", "bathing", "charging", "walking", ""][index % 5]
-        path = HOSTILE if index == num_val else f"{split}/{'good' if segments else 'bad'}/{content or 'plain'} {index}.mp4"
+        path = (
+            HOSTILE if index == num_val else f"{split}/{'good' if segments else 'bad'}/{content or 'plain'} {index}.mp4"
+        )
         rows.append(
             {
                 "video_id": f"{index:016x}",

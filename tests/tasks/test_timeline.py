@@ -1,0 +1,214 @@
+"""The timeline picture: what it keeps of the curve, where it puts things, and that it can be drawn for anything."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from models.spans import ScoreTrack, Span, spans_above
+from tasks.thumbnails import Thumbnail, ThumbnailReel, choose_times, peak_time_s
+from tasks.timeline import curve_points, draw_timeline, format_time, num_thumbnails, showable, spread, summarise
+
+SPAN_COLOUR = np.array([0xE0, 0xA0, 0x30])
+
+
+def make_track(scores: list[float] | np.ndarray, duration_s: float | None = None) -> ScoreTrack:
+    scores = np.asarray(scores, dtype=np.float32)
+    duration_s = float(len(scores)) if duration_s is None else duration_s
+    return ScoreTrack(np.arange(len(scores)) * (duration_s / len(scores)), scores, duration_s)
+
+
+def grey(time_s: float, width: int = 160, height: int = 90) -> Thumbnail:
+    return Thumbnail(time_s, np.full((height, width, 3), 128, np.uint8))
+
+
+def draw(track: ScoreTrack, spans: list[Span], path: Path, name: str = "clip.mp4", thumbnails=()) -> np.ndarray:
+    draw_timeline(path, name, track, spans, 0.5, thumbnails)
+    return np.asarray(Image.open(path).convert("RGB")).astype(int)
+
+
+def tinted_columns(image: np.ndarray) -> np.ndarray:
+    """Return the columns of the picture in which the top of the curve's area is tinted like a span."""
+    row = image[108]  # just inside the top of the curve, above every score
+    return np.flatnonzero((row[:, 0] - row[:, 2] > 20) & (row[:, 0] > 200))
+
+
+def test_format_time_counts_minutes_hours_and_tenths():
+    assert format_time(0) == "00:00"
+    assert format_time(59.96, tenths=True) == "01:00.0"
+    assert format_time(61.25, tenths=True) == "01:01.2"
+    assert format_time(3599.7) == "1:00:00"
+    assert format_time(7 * 3600 + 65) == "7:01:05"
+
+
+def test_summary_says_how_many_and_how_long():
+    assert summarise(30.1, [Span(1, 3), Span(5, 6.5)]) == "2 highlights, 3.5 of 30.1 s"
+    assert summarise(0.04, []) == "no highlights, 0.00 of 0.04 s"
+    assert summarise(43200, [Span(0, 469)]) == "1 highlight, 469 of 43200 s (07:49 of 12:00:00)"
+
+
+def test_curve_keeps_each_frame_until_the_next():
+    x, y = curve_points(make_track([0.25, 0.75], 3.0))
+    assert x.tolist() == [0.0, 1.5, 3.0]
+    assert y.tolist() == [0.25, 0.75, 0.75]
+
+
+@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=400), st.integers(1, 40))
+def test_a_shortened_curve_keeps_order_and_both_extremes(scores, columns):
+    x, y = curve_points(make_track(scores), columns)
+    assert len(x) == len(y) <= max(2 * columns, 1) + 1 or len(scores) <= columns
+    assert np.all(np.diff(x) > 0)
+    assert y.max() == np.float32(max(scores))
+    assert y.min() == np.float32(min(scores))
+
+
+def test_a_single_high_frame_in_a_night_is_still_drawn():
+    scores = np.zeros(200_000)
+    scores[123_456] = 1.0
+    x, y = curve_points(make_track(scores, 50_000.0))
+    assert len(x) < 4000
+    assert x[np.argmax(y)] == pytest.approx(123_456 / 4)
+
+
+@given(
+    st.lists(st.floats(0, 100), min_size=1, max_size=10).map(sorted),
+    st.floats(1, 10),
+)
+def test_spread_boxes_neither_overlap_nor_leave_the_strip(centres, width):
+    placed = spread(centres, width, 0, 100)
+    assert all(b - a >= width - 1e-6 for a, b in itertools.pairwise(placed))
+    assert placed[0] >= width / 2 - 1e-6
+    assert placed[-1] <= 100 - width / 2 + 1e-6
+
+
+def test_spread_leaves_boxes_with_room_where_they_are():
+    assert spread([10, 50, 90], 10, 0, 100) == [10, 50, 90]
+
+
+@pytest.mark.parametrize(
+    "name", ["象の群れ 🐘.mp4", "Éléphant слоны.mp4", "a$x^2$_{b.mp4", "tab\tline\n.mp4", "x" * 300, "\ufffd"]
+)
+def test_any_name_can_be_drawn_without_a_warning(name, tmp_path):
+    draw(make_track([0.2, 0.8]), [Span(1, 2, 0.8)], tmp_path / "a.png", name)
+
+
+def test_missing_glyphs_become_boxes_and_the_rest_stays():
+    assert showable("象a слон é.mp4") == "□a слон é.mp4"
+    assert showable("tab\there") == "tab□here"
+    cut = showable("a" * 50 + "b" * 50, max_length=21)
+    assert cut == "a" * 10 + "…" + "b" * 10
+
+
+def test_spans_are_shaded_where_they_are(tmp_path):
+    image = draw(make_track([0.1] * 100), [Span(25, 50, 0.1)], tmp_path / "a.png")
+    columns = tinted_columns(image)
+    left, right = 75, 1600 - 35
+    assert columns.min() == pytest.approx(left + 0.25 * (right - left), abs=2)
+    assert columns.max() == pytest.approx(left + 0.50 * (right - left), abs=2)
+
+
+def test_the_shortest_span_of_a_long_video_is_seen(tmp_path):
+    image = draw(make_track([0.1] * 1000, 43_200.0), [Span(20_000, 20_000.5, 0.1)], tmp_path / "a.png")
+    assert 1 <= len(tinted_columns(image)) <= 5
+
+
+def test_without_spans_nothing_is_shaded(tmp_path):
+    assert len(tinted_columns(draw(make_track([0.9] * 10), [], tmp_path / "a.png"))) == 0
+
+
+def test_thumbnails_lie_under_their_times(tmp_path):
+    red = Thumbnail(50.0, np.full((90, 160, 3), (255, 0, 0), np.uint8))
+    image = draw(make_track([0.1] * 100), [], tmp_path / "a.png", thumbnails=[red])
+    rows, columns = np.nonzero((image[:, :, 0] > 240) & (image[:, :, 1] < 20))
+    assert columns.mean() == pytest.approx(75 + 0.5 * (1600 - 110), abs=3)
+    assert rows.min() > 380
+    assert (np.ptp(columns) + 1) / (np.ptp(rows) + 1) == pytest.approx(16 / 9, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "duration_s"), [(1, 0.04), (1, 1e-3), (2, 0.1), (3, 3600.0), (20_000, 172_800.0), (50, 0.5)]
+)
+def test_any_length_can_be_drawn(num_frames, duration_s, tmp_path):
+    track = make_track(np.linspace(0, 1, num_frames), duration_s)
+    image = draw(track, spans_above(track, 0.5), tmp_path / "a.png", thumbnails=[grey(0.0), grey(duration_s * 0.9)])
+    assert image.shape == (560, 1600, 3)
+
+
+@pytest.mark.parametrize("size", [(20, 480), (480, 20), (1, 1)])
+def test_any_shape_of_thumbnail_can_be_drawn(size, tmp_path):
+    shots = [grey(float(i), *size) for i in range(50)]
+    draw(make_track([0.6] * 50), [Span(0, 50, 0.6)], tmp_path / "a.png", thumbnails=shots)
+
+
+def test_many_spans_keep_their_labels_apart(tmp_path):
+    spans = [Span(2.0 * i, 2.0 * i + 1, 0.9) for i in range(200)]
+    draw(make_track([0.9, 0.1] * 200), spans, tmp_path / "a.png")
+
+
+def test_the_same_input_gives_the_same_bytes(tmp_path):
+    for name in ("a.png", "b.png"):
+        draw(make_track([0.2, 0.9, 0.4]), [Span(1, 2, 0.9)], tmp_path / name, thumbnails=[grey(1.0)])
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_the_reel_holds_a_bounded_number_evenly_over_any_length():
+    reel = ThumbnailReel(max_kept=16)
+    drawn = []
+    for i in range(10_000):
+        reel.add(float(i), lambda i=i: drawn.append(i) or np.full((4, 6, 3), i % 200, np.uint8))
+        assert len(reel) <= 16
+    wanted = np.linspace(0, 9_999, 5)
+    shown = reel.at(list(wanted))
+    assert len(shown) == 5
+    assert max(abs(a.time_s - b) for a, b in zip(shown, wanted, strict=True)) < 10_000 / 8
+    assert len(drawn) < 200  # what is not kept costs nothing
+
+
+def test_the_reel_gives_back_the_frame_that_it_was_shown():
+    reel = ThumbnailReel()
+    for i in range(5):
+        reel.add(i / 2, lambda i=i: np.full((90, 160, 3), 40 * i, np.uint8))
+    [shot] = reel.at([1.1])
+    assert shot.time_s == 1.0
+    assert shot.pixels.shape == (90, 160, 3)
+    assert abs(int(shot.pixels.mean()) - 80) <= 1
+    assert ThumbnailReel().at([1.0]) == ()
+
+
+def test_one_frame_is_not_shown_twice():
+    reel = ThumbnailReel()
+    reel.add(0.0, lambda: np.zeros((9, 16, 3), np.uint8))
+    assert len(reel.at([0.0, 0.1, 5.0])) == 1
+
+
+def test_the_peak_of_a_span_is_its_best_frame_and_of_equals_the_middle_one():
+    track = make_track([0.9, 0.6, 0.8, 0.7, 0.1])
+    assert peak_time_s(track, Span(1, 4)) == 2.0
+    assert peak_time_s(make_track([1.0] * 9), Span(0, 9)) == 4.0
+
+
+def test_chosen_times_show_every_part_and_the_best_peaks():
+    scores = np.full(100, 0.1)
+    scores[13], scores[17], scores[62] = 0.8, 0.9, 0.7
+    track = make_track(scores)
+    spans = spans_above(track, 0.5)
+    times_s = choose_times(track, spans, 5)
+    assert times_s == [17.0, 30.0, 50.0, 62.0, 90.0]
+
+
+def test_fewer_wide_thumbnails_fit_than_narrow_ones():
+    assert num_thumbnails(9 / 16) == 12
+    assert num_thumbnails(16 / 9) == 6
+    assert num_thumbnails(50.0) == 3
+    assert num_thumbnails(0.01) == 12
+
+
+def test_png_holds_no_version_or_date(tmp_path):
+    draw(make_track([0.2]), [], tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as picture:
+        info = picture.info
+    assert not {"Software", "Creation Time", "date"} & set(info)
