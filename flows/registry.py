@@ -100,24 +100,13 @@ class Registry:
         return version
 
     def alias(self, alias: str) -> ModelVersion | None:
-        """Return the version that `alias` points at, None when there is none.
-
-        Raises RegistryError when it points at a version that was deleted.
-        """
+        """Return the version that `alias` points at, None when there is none (deleting a version takes its aliases)."""
         name = self.settings.model_name
         aliases = registered_aliases(self.client, self.settings.tracking_uri, name) or {}
         if alias not in aliases:
             return None
         with reachable(self.settings.tracking_uri):
-            try:
-                return _version(self.client.get_model_version(name, aliases[alias]))
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                    raise
-        raise RegistryError(
-            f"models:/{name}@{alias}: points at version {aliases[alias]}, which was deleted; "
-            "point it at another version in `mlflow ui`"
-        )
+            return _version(self.client.get_model_version(name, aliases[alias]))
 
     def promote(self, version: ModelVersion) -> None:
         """Make `version` the champion and the champion so far `previous`; nothing changes when it is already champion.

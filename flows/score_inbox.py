@@ -18,7 +18,7 @@ from tasks.footage import Footage
 from tasks.mlflow_store import CHAMPION_URI
 from tasks.model_uri import resolve
 from tasks.score import ModelIdentity, ScoreProgress, score_videos
-from tasks.shell import one_line_errors, quiet_environment
+from tasks.shell import one_line_errors, quiet_environment, terminate_as_interrupt
 
 DEFAULT_MIN_AGE_S = 30.0
 
@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--tracking-uri", metavar="URI", help="MLflow store, by default mlflow/mlflow.db")
     options = vars(parser.parse_args(argv))
     quiet_environment()
-    with one_line_errors("score-inbox"):
+    with one_line_errors("score-inbox"), terminate_as_interrupt():
         score_inbox(**options)
 
 

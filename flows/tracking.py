@@ -6,6 +6,8 @@ nothing of the registry.
 """
 
 import contextlib
+import os
+import socket
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -131,7 +133,9 @@ def parent_run(client: MlflowClient, settings: Settings, name: str, tags: Mappin
     """Open the parent run of a flow run; close it as FINISHED, FAILED, or KILLED when somebody stopped it."""
     with reachable(settings.tracking_uri):
         experiment_id = _experiment(client, settings)
-        run = client.create_run(experiment_id, run_name=name, tags={**_provenance(settings.root), **tags})
+        _close_abandoned(client, experiment_id)
+        process = {"host": socket.gethostname(), "pid": str(os.getpid())}
+        run = client.create_run(experiment_id, run_name=name, tags={**_provenance(settings.root), **process, **tags})
     status = "FAILED"
     try:
         yield Tracker(client, settings, experiment_id, run.info.run_id)
@@ -143,6 +147,18 @@ def parent_run(client: MlflowClient, settings: Settings, name: str, tags: Mappin
         # A store that went away in the meantime is already being reported by what is raised here.
         with contextlib.suppress(TrackingUnavailable), reachable(settings.tracking_uri):
             client.set_terminated(run.info.run_id, status)
+
+
+def _close_abandoned(client: MlflowClient, experiment_id: str) -> None:
+    """Close as KILLED the parent runs whose process on this machine is gone: a kill leaves them open."""
+    host = f"attributes.status = 'RUNNING' and tags.host = '{socket.gethostname()}'"
+    for run in client.search_runs([experiment_id], host):
+        try:
+            os.kill(int(run.data.tags["pid"]), 0)
+        except ProcessLookupError:
+            client.set_terminated(run.info.run_id, "KILLED")
+        except PermissionError:
+            continue
 
 
 def _experiment(client: MlflowClient, settings: Settings) -> str:

@@ -37,7 +37,7 @@ from tasks.gate import GateParams, compare_with_champion, judge
 from tasks.mlflow_store import connect
 from tasks.profiles import override_params
 from tasks.score import identify_model
-from tasks.shell import one_line_errors, quiet_environment
+from tasks.shell import one_line_errors, quiet_environment, terminate_as_interrupt
 
 # A DAG with these stages ends in a model to judge; any other ends with its last stage.
 _CANDIDATE_STAGES = ("compile", "evaluate")
@@ -231,7 +231,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--tracking-uri", metavar="URI", help="MLflow store, by default mlflow/mlflow.db")
     options = vars(parser.parse_args(argv))
     quiet_environment()
-    with one_line_errors("train"):
+    with one_line_errors("train"), terminate_as_interrupt():
         try:
             train(**options)
         except GateRefused:

@@ -40,10 +40,10 @@ def test_outputs_from_the_run_cache_count_as_cached(repository: TinyRepository) 
 
 def test_a_failure_carries_the_stages_own_last_line_once(repository: TinyRepository) -> None:
     run_stage(repository.root, "prepare", _ignore)
-    repository.set("compile", fail=True)
+    repository.set("model", fail=True)
     with pytest.raises(StageFailed) as failure:
         run_stage(repository.root, "compile", _ignore)
-    assert str(failure.value) == "stage compile: weights of layer 3 do not fit; lower compile.quality"
+    assert str(failure.value) == "stage compile: weights of layer 3 do not fit; lower model.quality"
 
 
 def test_a_failure_of_dvc_itself_carries_dvcs_line(repository: TinyRepository) -> None:
@@ -76,7 +76,7 @@ def test_leaving_in_the_middle_ends_the_whole_process_group(
     repository: TinyRepository, error: type[BaseException]
 ) -> None:
     run_stage(repository.root, "prepare", _ignore)
-    repository.set("compile", sleep_s=600)
+    repository.set("model", sleep_s=600)
 
     def leave(line: str) -> None:
         if line.startswith("> python"):
@@ -86,7 +86,7 @@ def test_leaving_in_the_middle_ends_the_whole_process_group(
     with pytest.raises(error):
         run_stage(repository.root, "compile", leave)
     assert not _is_running(int((repository.root / "sleeping").read_text()))
-    repository.set("compile", sleep_s=0)
+    repository.set("model", sleep_s=0)
     assert run_stage(repository.root, "compile", _ignore) is Outcome.RAN  # no lock was left behind
     assert repository.stages_run() == ["prepare", "compile"]
 

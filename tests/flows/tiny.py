@@ -47,13 +47,13 @@ from common import PARAMS, leave
 from models.metrics import choose_threshold
 from models.predictions import read_predictions, write_predictions
 
-section = PARAMS["compile"]
+section = PARAMS["model"]
 if section["sleep_s"]:
     Path("sleeping").write_text(str(os.getpid()))
     time.sleep(section["sleep_s"])
 if section["fail"]:
     print("some progress", flush=True)
-    sys.exit("stage compile: weights of layer 3 do not fit; lower compile.quality")
+    sys.exit("stage compile: weights of layer 3 do not fit; lower model.quality")
 generator = np.random.default_rng(section["seed"])
 rows = []
 for split in ("val", "test"):
@@ -107,7 +107,7 @@ _STAGES = {
         "desc": "Make a model",
         "cmd": "python scripts/compile.py",
         "deps": ["build/prepare/rows.json", "scripts/compile.py"],
-        "params": ["compile"],
+        "params": ["model"],
         "outs": [
             "build/compile/model",
             "build/compile/predictions.parquet",
@@ -130,7 +130,7 @@ _PARAMS = """\
 # The only place for a hyper-parameter.
 prepare:
   num_videos: 8   # each of 3 s
-compile: {quality: 0.9, seed: 0, sleep_s: 0, fail: false}
+model: {quality: 0.9, seed: 0, sleep_s: 0, fail: false}
 evaluate:
   num_bootstrap: 200
 gate:
