@@ -152,7 +152,7 @@ def named_encoder(params: EncoderParams) -> tuple[nn.Module, EncoderSpec]:
     model = _build(params.name, config)
     try:
         open_clip.load_checkpoint(model, str(weights))
-    except (RuntimeError, KeyError, SafetensorError) as error:
+    except (RuntimeError, KeyError, AssertionError, SafetensorError) as error:  # open_clip asserts on widths
         first = str(error).splitlines()[0]
         raise WeightsUnavailable(f"{weights}: weights do not fit {params.name}: {first}") from None
     mean, std = tuple(tag_config.get("mean", _MEAN)), tuple(tag_config.get("std", _STD))

@@ -113,7 +113,7 @@ def write_manifest(path: Path, rows: Iterable[VideoRow]) -> None:
 def read_manifest(path: Path) -> list[VideoRow]:
     """Return the rows in `path`, sorted by path. Raises DataError where it is missing or no manifest."""
     try:
-        table = pq.read_table(path)
+        table = pq.ParquetFile(path).read()  # read_table would take a folder a=b above it for a column
         rows = []
         for record in table.to_pylist():
             record["captions"] = tuple(Caption(**caption) for caption in record["captions"])

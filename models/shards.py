@@ -21,6 +21,7 @@ from models.files import replacing
 from models.video import SampledVideo
 
 _SUFFIX = ".safetensors"
+_ENTRY = "herdlight"
 
 
 def fingerprint(*parts: Any) -> str:
@@ -38,15 +39,22 @@ def write_shard(
 ) -> None:
     """Write the shard of one video atomically."""
     with replacing(shard_path(folder, video_id)) as temporary:
-        save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, temporary, dict(metadata))
+        # safetensors writes metadata in no fixed order; one entry has only one, so that equal content is equal bytes
+        entry = {_ENTRY: json.dumps(dict(metadata), sort_keys=True)}
+        save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, temporary, entry)
+
+
+def _metadata(shard: Any) -> dict[str, str]:
+    content: dict[str, str] = json.loads((shard.metadata() or {})[_ENTRY])
+    return content
 
 
 def read_metadata(folder: Path, video_id: str) -> dict[str, str] | None:
     """Return a shard's metadata, or None where there is no readable shard."""
     try:
         with safe_open(shard_path(folder, video_id), "numpy") as shard:
-            return dict(shard.metadata() or {})
-    except (OSError, SafetensorError):
+            return _metadata(shard)
+    except (OSError, SafetensorError, KeyError, ValueError):
         return None
 
 
@@ -73,8 +81,8 @@ def read_tensors(
     path = shard_path(folder, video_id)
     try:
         with safe_open(path, "numpy") as shard:
-            return {name: shard.get_tensor(name) for name in names}, dict(shard.metadata() or {})
-    except (OSError, SafetensorError) as error:
+            return {name: shard.get_tensor(name) for name in names}, _metadata(shard)
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise ModelError(f"{path}: shard is missing or damaged ({error}); run `dvc repro` again") from None
 
 

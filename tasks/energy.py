@@ -34,7 +34,7 @@ def measure_energy(country: str | None = None) -> Iterator[EnergyMeter]:
 
     code = country or os.environ.get("HERDLIGHT_COUNTRY", DEFAULT_COUNTRY)
     tracker = OfflineEmissionsTracker(
-        country_iso_code=code, save_to_file=False, log_level="critical", allow_multiple_runs=True, measure_power_secs=5
+        country_iso_code=code, output_methods=[], log_level="critical", allow_multiple_runs=True, measure_power_secs=5
     )
     meter = EnergyMeter()
     tracker.start()

@@ -34,7 +34,7 @@ from models.metrics import (
     choose_threshold,
     roc_auc,
 )
-from tasks.params import Section
+from models.params import Section
 from tasks.shell import stage_shell
 
 Floats = npt.NDArray[np.float64]

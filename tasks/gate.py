@@ -16,8 +16,8 @@ from models.bootstrap import PairedDifference, paired_f1_difference
 from models.evaluation import METRIC_NAMES, SERVED, UNDEFINED, Estimate, Evaluation
 from models.files import read_json, write_json
 from models.metrics import Counts
+from models.params import Section
 from models.verdict import Verdict, VerdictLine
-from tasks.params import Section
 from tasks.shell import stage_shell
 
 _COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {
@@ -152,9 +152,9 @@ def _metrics_line(metrics: Mapping[str, Estimate]) -> VerdictLine:
 def _measured_line(name: str, engine: Mapping[str, Any]) -> VerdictLine:
     status = engine.get("status", "not in the list of engines")
     measured = status == "measured"
-    text = f"{int(measured)} chosen engine was measured, must be at least 1: {name} is {status}"
-    if engine.get("reason"):
-        text += f" ({engine['reason']})"
+    state = f"{name} is {status}" + (f", {engine['reason']}" if engine.get("reason") else "")
+    text = f"number of chosen engines that were measured is {int(measured)}{';' if measured else ', but'} "
+    text += f"it must be at least 1 ({state})"
     return VerdictLine("engine_measured", measured, int(measured), 1, ">=", text)
 
 

@@ -28,7 +28,7 @@ PLAIN_NAMES: Mapping[str, str] = {
     "random": "Flag at random",
     "uniform": "Flag every k-th frame",
 }
-BLUE, SKY, GREEN, ORANGE, VERMILION, GREY = "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#6B7280"
+BLUE, GREEN, ORANGE, VERMILION, GREY = "#0072B2", "#009E73", "#E69F00", "#D55E00", "#6B7280"
 _INK, _FAINT = "#1F2933", "#D5DAE0"
 # Curves of the last three rungs often coincide: the wide one lies below, the broken ones on top of it.
 _LINES: Mapping[str, tuple[str, float, str, int]] = {

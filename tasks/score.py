@@ -10,31 +10,55 @@ and, once all are done, `scored.json` and `rejected.json` list what became of th
 written last: where it is there, the other two are. Knows nothing of how the model was found.
 """
 
+import dataclasses
 import functools
-import hashlib
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from models.errors import ParamsError, VideoError
-from models.files import hash_file, read_json, replacing, write_json
-from models.spans import ScoreTrack, Span, spans_above, total_duration_s
-from models.video import Sampling, iterate_pictures, probe
+from models.files import hash_file
+from models.spans import ScoreTrack, spans_above
+from models.video import GRID_TOLERANCE_S, Sampling, iterate_pictures, probe
 from tasks.footage import Footage, printable
-from tasks.thumbnails import MAX_HEIGHT_PX, MAX_KEPT, MAX_WIDTH_PX, Thumbnail, ThumbnailReel, choose_times
-from tasks.timeline import draw_timeline, num_thumbnails
+from tasks.scored_files import (
+    ModelIdentity,
+    RejectedRow,
+    ScoredRow,
+    ScoredVideo,
+    ScoreReport,
+    identify_model,
+    kept_row,
+    output_stem,
+    owned_stems,
+    write_index,
+    write_video,
+)
+from tasks.thumbnails import MAX_HEIGHT_PX, MAX_KEPT, MAX_WIDTH_PX, ThumbnailReel, choose_times
+from tasks.timeline import num_thumbnails
 
+__all__ = [
+    "Footage",
+    "ModelIdentity",
+    "RejectedRow",
+    "ScoreProgress",
+    "ScoreReport",
+    "ScoredRow",
+    "ScoredVideo",
+    "Scorer",
+    "ScoringSpec",
+    "identify_model",
+    "score_video_file",
+    "score_videos",
+]
 BATCH_SIZE = 32
-_MAX_STEM_BYTES = 150
-_SPANS_SUFFIX = ".spans.json"
+Outcome = Literal["", "scored", "kept", "rejected"]
 ItemT = TypeVar("ItemT")
 
 
@@ -67,74 +91,6 @@ class Scorer(Protocol):
 
 
 @dataclass(frozen=True)
-class ModelIdentity:
-    """Which model scored.
-
-    name:    as it was asked for, e.g. models:/herdlight@champion
-    version: registry version, or "" where it came from a folder
-    sha256:  over the files of the served model's folder
-    """
-
-    name: str
-    version: str
-    sha256: str
-
-
-@dataclass(frozen=True, eq=False)
-class ScoredVideo:
-    """One video with its scores.
-
-    track:      score of each sampled frame
-    spans:      the highlights, in order
-    threshold:  the score from which a frame counts, 0 to 1
-    thumbnails: a few frames in order of time
-    """
-
-    track: ScoreTrack
-    spans: tuple[Span, ...]
-    threshold: float
-    thumbnails: tuple[Thumbnail, ...]
-
-
-@dataclass(frozen=True)
-class ScoredRow:
-    """One line of `scored.json`.
-
-    video:       name as it is shown: relative to the folder that was given, or the file's name
-    video_id:    first 16 hexadecimal digits of the SHA-256 of the content
-    output:      stem of the three files in the output folder
-    duration_s:  length of the video, seconds
-    num_spans:   number of highlights
-    highlight_s: seconds inside highlights
-    kept:        the outputs of an earlier run were there for the same video, model and threshold
-    """
-
-    video: str
-    video_id: str
-    output: str
-    duration_s: float
-    num_spans: int
-    highlight_s: float
-    kept: bool
-
-
-@dataclass(frozen=True)
-class RejectedRow:
-    """One line of `rejected.json`: a video that could not be read, and why."""
-
-    video: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class ScoreReport:
-    """What became of every input, each list in the order of the inputs."""
-
-    scored: tuple[ScoredRow, ...]
-    rejected: tuple[RejectedRow, ...]
-
-
-@dataclass(frozen=True)
 class ScoreProgress:
     """Where a run over many videos stands.
 
@@ -148,15 +104,7 @@ class ScoreProgress:
     num_videos: int
     video: str
     fraction: float
-    outcome: Literal["", "scored", "kept", "rejected"] = ""
-
-
-def identify_model(folder: Path, name: str, version: str = "") -> ModelIdentity:
-    """Return the identity of the served model in `folder`: a hash over the names and contents of its files."""
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{hash_file(path)}\n".encode())
-    return ModelIdentity(name, version, digest.hexdigest())
+    outcome: Outcome = ""
 
 
 def score_video_file(
@@ -187,7 +135,7 @@ def score_video_file(
     if not times_s:
         raise VideoError(f"{printable(path.name)}: no frame of it can be decoded")
     # A container may announce an end that its own frames pass.
-    duration_s = info.duration_s if info.duration_s > times_s[-1] else times_s[-1] + 1 / info.mean_fps
+    duration_s = max(info.duration_s, times_s[-1] + GRID_TOLERANCE_S)
     track = model.score_track(np.concatenate(features), np.array(times_s, dtype=np.float64), duration_s)
     spans = spans_above(track, threshold, min_duration_s=spec.min_duration_s, merge_gap_s=spec.merge_gap_s)
     shown = reel.at(choose_times(track, spans, num_thumbnails(info.width / info.height)))
@@ -215,30 +163,32 @@ def score_videos(
     out.mkdir(parents=True, exist_ok=True)
     scored: list[ScoredRow] = []
     rejected: list[RejectedRow] = []
-    owners = _owners(out)
+    owners = owned_stems(out)
     for index, item in enumerate(footage):
-
-        def report(fraction: float, outcome: Any = "", index: int = index, item: Footage = item) -> None:
-            on_progress(ScoreProgress(index, len(footage), item.name, fraction, outcome))
-
+        report = functools.partial(_report, on_progress, ScoreProgress(index, len(footage), item.name, 0.0))
         report(0.0)
         try:
             video_id = _video_id(item)
-            output = _output_stem(item.path, video_id, owners)
-            row = None if force else _kept_row(item, video_id, output, out, identity, threshold)
+            output = output_stem(item.path, video_id, owners)
+            row = None if force else kept_row(item, video_id, output, out, identity, threshold)
             if row is None:
                 video = score_video_file(model, item.path, threshold=threshold, on_fraction=report)
-                row = _write_video(item, video_id, output, out, video, identity)
+                row = write_video(item, video_id, output, out, video, identity)
             scored.append(row)
             report(1.0, "kept" if row.kept else "scored")
         except VideoError as error:
-            rejected.append(
-                RejectedRow(item.name, printable(str(error)).removeprefix(f"{printable(item.path.name)}: "))
-            )
+            reason = printable(str(error)).removeprefix(f"{printable(item.path.name)}: ")
+            rejected.append(RejectedRow(item.name, reason))
             report(1.0, "rejected")
     result = ScoreReport(tuple(scored), tuple(rejected))
-    _write_index(out, result)
+    write_index(out, result)
     return result
+
+
+def _report(
+    on_progress: Callable[[ScoreProgress], None], at: ScoreProgress, fraction: float, outcome: Outcome = ""
+) -> None:
+    on_progress(dataclasses.replace(at, fraction=fraction, outcome=outcome))
 
 
 def _frames(path: Path, sampling: Sampling, reel: ThumbnailReel) -> Iterator[tuple[float, npt.NDArray[np.uint8]]]:
@@ -259,104 +209,3 @@ def _video_id(item: Footage) -> str:
         return hash_file(item.path)[:16]
     except OSError as error:
         raise VideoError(f"{item.path.name}: {error.strerror or error}") from None
-
-
-def _owners(out: Path) -> dict[str, str]:
-    """Return which video (video_id) has which stem (in lower case, for file systems that take no notice) in `out`."""
-    owners = {}
-    for path in sorted(out.glob(f"*{_SPANS_SUFFIX}")):
-        owners[path.name.removesuffix(_SPANS_SUFFIX).lower()] = str(_read_spans(path).get("video_id", ""))
-    return owners
-
-
-def _output_stem(path: Path, video_id: str, owners: dict[str, str]) -> str:
-    """Return the stem of the outputs: the video's own, or with its identity behind it where another video has that.
-
-    A name once given stays with its video; it is entered in `owners`.
-    """
-    stem = printable(path.stem)
-    if len(stem.encode()) > _MAX_STEM_BYTES:
-        stem = stem.encode()[:_MAX_STEM_BYTES].decode(errors="ignore")
-    distinct = f"{stem}-{video_id[:8]}"
-    if owners.get(distinct.lower()) == video_id or owners.get(stem.lower(), video_id) not in (video_id, ""):
-        stem = distinct
-    owners[stem.lower()] = video_id
-    return stem
-
-
-def _read_spans(path: Path) -> dict[str, Any]:
-    """Return what an earlier run wrote to `path`, or an empty object where there is none or it is damaged."""
-    try:
-        content = read_json(path)
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _kept_row(
-    item: Footage, video_id: str, output: str, out: Path, identity: ModelIdentity, threshold: float
-) -> ScoredRow | None:
-    """Return the row of outputs that an earlier run left for the same video, model and threshold, or None."""
-    content = _read_spans(out / f"{output}{_SPANS_SUFFIX}")
-    model = content.get("model")
-    same = (
-        content.get("video_id") == video_id
-        and isinstance(model, dict)
-        and model.get("sha256") == identity.sha256
-        and content.get("threshold") == threshold
-        and (out / f"{output}.scores.parquet").is_file()
-        and (out / f"{output}.timeline.png").is_file()
-    )
-    if not same:
-        return None
-    try:
-        spans = [Span(span["start_s"], span["end_s"], span["score"]) for span in content["spans"]]
-        return _row(item, video_id, output, float(content["duration_s"]), spans, kept=True)
-    except (KeyError, TypeError, ValueError):
-        return None
-
-
-def _row(
-    item: Footage, video_id: str, output: str, duration_s: float, spans: Sequence[Span], *, kept: bool
-) -> ScoredRow:
-    return ScoredRow(item.name, video_id, output, duration_s, len(spans), float(total_duration_s(spans)), kept)
-
-
-def _write_video(
-    item: Footage, video_id: str, output: str, out: Path, video: ScoredVideo, identity: ModelIdentity
-) -> ScoredRow:
-    """Write the three files of one video, `spans.json` last, and return its row."""
-    spans_path = out / f"{output}{_SPANS_SUFFIX}"
-    spans_path.unlink(missing_ok=True)
-    table = pa.table({"time_s": video.track.times_s, "score": video.track.scores})
-    with replacing(out / f"{output}.scores.parquet") as temporary:
-        pq.write_table(table, temporary)
-    with replacing(out / f"{output}.timeline.png") as temporary:
-        draw_timeline(temporary, item.name, video.track, video.spans, video.threshold, video.thumbnails)
-    content = {
-        "video": item.name,
-        "video_id": video_id,
-        "duration_s": video.track.duration_s,
-        "model": {"name": identity.name, "version": identity.version, "sha256": identity.sha256},
-        "threshold": video.threshold,
-        "spans": [{"start_s": span.start_s, "end_s": span.end_s, "score": span.score} for span in video.spans],
-    }
-    write_json(spans_path, content)
-    return _row(item, video_id, output, video.track.duration_s, video.spans, kept=False)
-
-
-def _write_index(out: Path, report: ScoreReport) -> None:
-    """Write the two lists; whether a row was kept is left out, so that a rerun writes the same bytes."""
-    scored = [
-        {
-            "video": row.video,
-            "video_id": row.video_id,
-            "output": row.output,
-            "duration_s": row.duration_s,
-            "num_spans": row.num_spans,
-            "highlight_s": row.highlight_s,
-        }
-        for row in report.scored
-    ]
-    write_json(out / "scored.json", scored)
-    write_json(out / "rejected.json", [{"video": row.video, "reason": row.reason} for row in report.rejected])

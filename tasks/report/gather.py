@@ -15,9 +15,10 @@ from models.energy import Energy
 from models.errors import DataError
 from models.evaluation import Evaluation
 from models.files import read_json, read_jsonl
+from models.manifest import VideoRow, read_manifest
+from models.params import read_params
 from models.predictions import read_predictions
 from models.verdict import Verdict
-from tasks.params import read_params
 
 # In the order in which they run; report itself is still running when it reads the others.
 STAGES = ("ingest", "validate", "frames", "pretrain", "embed", "train", "prune", "compile", "evaluate", "gate")
@@ -29,12 +30,12 @@ class Validation:
     """Outcome of the expectations on the manifest.
 
     success: whether all of them held
-    total:   expectations checked, None where the file does not say
+    total:   expectations checked
     failed:  expectations that did not hold
     """
 
     success: bool
-    total: int | None
+    total: int
     failed: int
 
 
@@ -42,9 +43,9 @@ class Validation:
 class ReportInputs:
     """Everything that the report shows.
 
-    manifest:    one row a video, columns of build/ingest/manifest.parquet
+    manifest:    one row a video that was used
     predictions: frame table of the compiled engine
-    rejected:    path and reason of each rejected video; None where the list is missing
+    rejected:    path and reason of each rejected video; None where no stage left a list
     engines:     content of engines.json; empty where missing
     energy:      by stage, those that were measured
     histories:   by stage, rows of history.jsonl; stages without steps are absent
@@ -56,7 +57,7 @@ class ReportInputs:
 
     evaluation: Evaluation
     verdict: Verdict | None
-    manifest: pd.DataFrame
+    manifest: Sequence[VideoRow]
     predictions: pd.DataFrame
     rejected: Sequence[Mapping[str, str]] | None
     validation: Validation | None
@@ -75,9 +76,9 @@ def read_inputs(build: Path, params: Path) -> ReportInputs:
     return ReportInputs(
         evaluation=Evaluation.from_json(_needed_json(build / "evaluate" / "evaluation.json", "evaluate")),
         verdict=None if verdict is None else Verdict.from_json(verdict),
-        manifest=_manifest(build / "ingest" / "manifest.parquet"),
+        manifest=_manifest(build),
         predictions=read_predictions(build / "compile" / "predictions.parquet"),
-        rejected=_optional_json(build / "ingest" / "rejected.json"),
+        rejected=_rejected(build),
         validation=_validation(_optional_json(build / "validate" / "expectations.json")),
         engines=_optional_json(build / "compile" / "engines.json") or {},
         energy={
@@ -111,18 +112,23 @@ def _optional_json(path: Path) -> Any:
     return read_json(path) if path.is_file() else None
 
 
-def _manifest(path: Path) -> pd.DataFrame:
-    if not path.is_file():
-        raise DataError(f"{path}: missing; run stage ingest first (dvc repro ingest)")
-    return pd.read_parquet(path)
+def _manifest(build: Path) -> list[VideoRow]:
+    """Return the videos that were decoded, or those that were probed where the frames stage left no list."""
+    decoded = build / "frames" / "manifest.parquet"
+    return read_manifest(decoded if decoded.is_file() else build / "ingest" / "manifest.parquet")
+
+
+def _rejected(build: Path) -> list[Mapping[str, str]] | None:
+    """Return what ingest could not probe and what broke off in frames."""
+    lists = [_optional_json(build / stage / "rejected.json") for stage in ("ingest", "frames")]
+    if all(rows is None for rows in lists):
+        return None
+    return [row for rows in lists for row in rows or ()]
 
 
 def _validation(value: Any) -> Validation | None:
-    """Read Great Expectations' result: `success`, and `statistics` or `results` where they are given."""
-    if not isinstance(value, Mapping) or "success" not in value:
+    """Read what stage validate writes: whether all expectations held, and each of them."""
+    if value is None:
         return None
-    statistics = value.get("statistics") or {}
-    results = value.get("results") or []
-    total = statistics.get("evaluated_expectations", len(results) or None)
-    failed = statistics.get("unsuccessful_expectations", sum(not result.get("success") for result in results))
-    return Validation(bool(value["success"]), total, int(failed))
+    outcomes = value.get("expectations") or []
+    return Validation(bool(value.get("success")), len(outcomes), sum(not one.get("success") for one in outcomes))

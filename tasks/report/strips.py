@@ -6,7 +6,6 @@ stands until the next one, the last until the end of the video (`models.spans`).
 
 import base64
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from models.errors import DataError
+from models.errors import HerdlightError
+from models.manifest import VideoRow
 from models.metrics import Counts, count_frames
 from models.shards import read_frames_shard
 
@@ -87,7 +87,7 @@ def rank_videos(predictions: pd.DataFrame, threshold: float) -> list[tuple[str, 
 
 
 def make_strip(
-    rows: pd.DataFrame, video: pd.Series, threshold: float, frames: Path | None, *, is_squashed: bool
+    rows: pd.DataFrame, video: VideoRow, threshold: float, frames: Path | None, *, is_squashed: bool
 ) -> Strip:
     """Return the strip of one video.
 
@@ -99,7 +99,7 @@ def make_strip(
     rows = rows.sort_values("time_s")
     times_s = rows["time_s"].to_numpy(np.float64)
     labels, scores = rows["label"].to_numpy(), rows["score"].to_numpy(np.float64)
-    duration_s = max(float(video["duration_s"]), float(times_s[-1]) + 1e-3)
+    duration_s = max(video.duration_s, float(times_s[-1]) + 1e-3)
     edges = np.append(times_s, duration_s) / duration_s * WIDTH
     points = [
         f"{x:.1f},{HEIGHT * (1 - score):.1f}"
@@ -107,17 +107,17 @@ def make_strip(
         for x in (start, end)
     ]
     flagged = scores >= threshold
-    aspect = float(video["width"]) / float(video["height"]) if is_squashed else 1.0
+    aspect = video.width / video.height if is_squashed else 1.0
     return Strip(
-        path=str(video["path"]),
-        content=str(video.get("content") or ""),
+        path=video.path,
+        content=video.content,
         counts=count_frames(labels, flagged),
         truth=_blocks(labels.astype(bool), edges),
         flagged=_blocks(flagged, edges),
         curve=" ".join(points),
         threshold_y=HEIGHT * (1 - min(threshold, 1.0)),
         ticks=_ticks(duration_s),
-        thumbnails=() if frames is None else _thumbnails(rows, str(video["video_id"]), threshold, frames, aspect),
+        thumbnails=() if frames is None else _thumbnails(rows, video.video_id, threshold, frames, aspect),
     )
 
 
@@ -149,23 +149,23 @@ def _thumbnails(
 ) -> tuple[Thumbnail, ...]:
     try:
         sampled = read_frames_shard(frames, video_id)
-    except DataError:
+    except HerdlightError:
         return ()  # the strip is whole without pictures, and the frames stage has its own say about missing shards
-    chosen = _even_places(len(rows))
-    nearest = [int(np.argmin(np.abs(sampled.times_s - time_s))) for time_s in rows["time_s"].iloc[chosen]]
+    times_s, labels = rows["time_s"].to_numpy(np.float64), rows["label"].to_numpy()
+    scores = rows["score"].to_numpy(np.float64)
     return tuple(
         Thumbnail(
-            source=_data_uri(sampled.frames_THWC[frame], aspect),
-            time_s=float(row.time_s),
-            score=float(row.score),
-            is_highlight=bool(row.label),
-            is_flagged=bool(row.score >= threshold),
+            source=_data_uri(sampled.frames_THWC[int(np.argmin(np.abs(sampled.times_s - times_s[place])))], aspect),
+            time_s=float(times_s[place]),
+            score=float(scores[place]),
+            is_highlight=bool(labels[place]),
+            is_flagged=bool(scores[place] >= threshold),
         )
-        for frame, row in zip(nearest, rows.iloc[chosen].itertuples(), strict=True)
+        for place in _even_places(len(rows))
     )
 
 
-def _even_places(num_frames: int) -> Sequence[int]:
+def _even_places(num_frames: int) -> list[int]:
     count = min(_NUM_THUMBNAILS, num_frames)
     return [int((place + 0.5) * num_frames / count) for place in range(count)]
 

@@ -213,7 +213,7 @@ def test_a_full_disk_stops_the_run_and_leaves_no_half_file(tmp_path, monkeypatch
 
     run(videos[:1], tmp_path / "out")
     before = snapshot(tmp_path / "out")
-    monkeypatch.setattr("tasks.score.pq.write_table", full)
+    monkeypatch.setattr("tasks.scored_files.pq.write_table", full)
     with pytest.raises(OSError, match="No space left"):
         run(videos, tmp_path / "out")
     assert snapshot(tmp_path / "out") == before

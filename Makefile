@@ -1,0 +1,32 @@
+# The two commands: `make run` and `make test`. Everything lives in .venv and build/; nothing else is touched.
+PYTHON ?= python3.11
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+UNSEEN := data/unseen/unseen_01.mp4
+
+.PHONY: run test setup data clean
+
+run: setup data
+	herdlight train --no-summary
+	herdlight score $(UNSEEN) --out highlights
+	herdlight summary
+
+test: .venv/test-ready data
+	python -m pytest
+
+setup: .venv/ready
+
+data: .venv/ready
+	dvc pull --quiet data.dvc
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	touch $@
+
+.venv/test-ready: .venv/ready
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,tensorrt]'
+	touch $@
+
+clean:
+	rm -rf .venv build highlights

@@ -1,0 +1,227 @@
+"""Turning the report's inputs into HTML and Markdown.
+
+Every value goes through Jinja's escaping: file names and reasons come from other people's disks. The page refers to
+nothing outside itself. Knows the shape of the page's tables; reading is `gather`'s, the strips are `strips`'.
+"""
+
+import base64
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jinja2
+import yaml
+from markupsafe import Markup, escape
+
+from models.energy import add_energy
+from models.evaluation import MODEL_NAMES, SERVED, Row
+from models.manifest import SPLITS, VideoRow
+from models.metrics import Counts
+from models.spans import total_duration_s
+from tasks.pictures import PLAIN_NAMES
+from tasks.report.curves import make_curves
+from tasks.report.gather import ReportInputs
+from tasks.report.strips import Strip, make_strip, rank_videos
+
+LINE_NAMES: Mapping[str, str] = {
+    "metrics_present": "Nothing is missing",
+    "min_f1": "Good enough",
+    "beats_all_positive": "Better than flagging everything",
+    "engine_measured": "Measured, not only built",
+    "score_parity": "Same scores as before compiling",
+    "f1_parity": "Same F1 as before compiling",
+    "served_threshold": "Served as it was judged",
+    "champion": "Not worse than the model in use",
+}
+_ENGINE_KEYS = (
+    *("name", "status", "reason", "precision", "num_bytes", "latency_ms_p50", "latency_ms_p99", "frames_per_s"),
+    *("max_score_diff", "mean_score_diff", "f1", "f1_diff"),
+)
+_NUM_WORST, _NUM_BEST = 4, 3
+_DASH = "\N{EN DASH}"
+
+
+def render_report(inputs: ReportInputs) -> str:
+    """Return the page as one HTML document."""
+    return _environment(autoescape=True).get_template("report.html.jinja").render(_context(inputs))
+
+
+def render_model_card(inputs: ReportInputs) -> str:
+    """Return the model card as Markdown."""
+    return _environment(autoescape=False).get_template("model_card.md.jinja").render(_context(inputs, strips=False))
+
+
+def _environment(*, autoescape: bool) -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("tasks.report", "."),
+        autoescape=autoescape,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        # HTML is live in Markdown too, and a bar would break a table.
+        finalize=None if autoescape else _escape_markdown,
+    )
+    environment.filters |= {
+        "figure": _figure,
+        "percent": lambda value: _DASH if _is_missing(value) else f"{value:.0%}",
+        "signed": _signed,
+        "megabytes": lambda value: _DASH if _is_missing(value) else f"{value / 1e6:.1f}",
+        "energy": _energy_figure,
+        "clock": _duration,
+        "x": lambda value: f"{value:.1f}",
+    }
+    return environment
+
+
+def _context(inputs: ReportInputs, *, strips: bool = True) -> dict[str, Any]:
+    evaluation = inputs.evaluation
+    served = evaluation.row(SERVED)
+    threshold = 0.5 if served is None or served.threshold is None else served.threshold
+    ranked = rank_videos(inputs.predictions, threshold)
+    return {
+        "evaluation": evaluation,
+        "served": served,
+        "threshold": threshold,
+        "rows": [_ladder_row(row) for row in evaluation.rows],
+        "names": PLAIN_NAMES,
+        "verdict": inputs.verdict,
+        "line_names": LINE_NAMES,
+        "required_f1": _required_f1(inputs),
+        "pictures": {name: _png_uri(content) for name, content in inputs.pictures.items()},
+        "strips": _strips(inputs, ranked, threshold) if strips else {},
+        "videos": _videos(inputs, ranked),
+        "splits": _splits(inputs.manifest),
+        "contents": _contents(inputs.manifest),
+        "rejected": inputs.rejected,
+        "validation": inputs.validation,
+        "chosen": inputs.engines.get("chosen"),
+        "engines": [dict.fromkeys(_ENGINE_KEYS) | engine for engine in inputs.engines.get("engines") or ()],
+        "curves": make_curves(inputs.histories),
+        "energy": inputs.energy,
+        "total": add_energy(inputs.energy.values()),
+        "model": _model(inputs.spec),
+        "params": yaml.safe_dump(dict(inputs.params), sort_keys=False, allow_unicode=True) if inputs.params else "",
+    }
+
+
+def _required_f1(inputs: ReportInputs) -> float | None:
+    lines = inputs.verdict.lines if inputs.verdict else ()
+    return next((line.bound for line in lines if line.name == "min_f1"), None)
+
+
+def _model(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the page says of the model, None where model.json does not have it."""
+    encoder, sampling = spec.get("encoder") or {}, spec.get("sampling") or {}
+    return {
+        "encoder": encoder.get("name"),
+        "pretrained": encoder.get("pretrained"),
+        "unfreeze_blocks": spec.get("unfreeze_blocks"),
+        "temporal": spec.get("temporal"),
+        "fps": sampling.get("fps"),
+        "image_size": sampling.get("image_size"),
+    }
+
+
+def _ladder_row(row: Row) -> dict[str, Any]:
+    """Return the row with its F1 interval laid out on a scale from 0 to 100 percent."""
+    f1 = row.f1
+    whisker = None if not f1.is_complete else (f1.low * 100, (f1.high - f1.low) * 100)
+    return {
+        "row": row,
+        "is_model": row.name in MODEL_NAMES,
+        "dot": None if math.isnan(f1.value) else f1.value * 100,
+        "whisker": whisker,
+    }
+
+
+def _strips(inputs: ReportInputs, ranked: list[tuple[str, Counts]], threshold: float) -> dict[str, list[Strip]]:
+    """Return the worst and the best test videos with thumbnails; few videos are all shown, none twice."""
+    by_id = {video.video_id: video for video in inputs.manifest}
+    test = inputs.predictions[inputs.predictions["split"] == "test"]
+    rows_of = {str(video_id): rows for video_id, rows in test.groupby("video_id")}
+    is_squashed = inputs.spec.get("sampling", inputs.params.get("frames") or {}).get("fit") == "squash"
+    known = [video_id for video_id, _ in ranked if video_id in by_id]
+    worst = known[:_NUM_WORST]
+    best = [video_id for video_id in reversed(known) if video_id not in worst][:_NUM_BEST]
+    return {
+        which: [
+            make_strip(rows_of[video_id], by_id[video_id], threshold, inputs.frames, is_squashed=is_squashed)
+            for video_id in chosen
+        ]
+        for which, chosen in (("worst", worst), ("best", best))
+    }
+
+
+def _videos(inputs: ReportInputs, ranked: list[tuple[str, Counts]]) -> list[dict[str, Any]]:
+    paths = {video.video_id: video.path for video in inputs.manifest}
+    return [{"path": paths.get(video_id, video_id), "counts": counts} for video_id, counts in ranked]
+
+
+def _splits(manifest: Sequence[VideoRow]) -> list[dict[str, Any]]:
+    """Return videos, groups, seconds and seconds of highlight of each split."""
+    return [
+        {
+            "name": split,
+            "num_videos": len(rows),
+            "num_groups": len({row.group for row in rows}),
+            "with_highlight": sum(bool(row.segments) for row in rows),
+            "duration_s": sum(row.duration_s for row in rows),
+            "highlight_s": sum(total_duration_s(row.segments) for row in rows),
+        }
+        for split in SPLITS
+        if (rows := [row for row in manifest if row.split == split])
+    ]
+
+
+def _contents(manifest: Sequence[VideoRow]) -> list[tuple[str, int]]:
+    """Return how many clips show what, the most frequent first."""
+    counted = Counter(row.content or "not said" for row in manifest)
+    return sorted(counted.items(), key=lambda item: (-item[1], item[0]))
+
+
+def _png_uri(content: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(content).decode()
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and not math.isfinite(value))
+
+
+def _figure(value: Any, digits: int = 2) -> str:
+    """Return a number with `digits` decimals; what would round to 0 is "<0.01", missing is a dash."""
+    if _is_missing(value):
+        return _DASH
+    if 0 < abs(value) < 0.5 * 10**-digits:
+        return f"<{10**-digits:.{digits}f}"
+    return f"{value:,.{digits}f}"
+
+
+def _signed(value: Any, digits: int = 2) -> str:
+    """Return a difference with its sign, a real minus, and no sign for what rounds to 0."""
+    if _is_missing(value):
+        return _DASH
+    rounded = round(value, digits)
+    return (f"{rounded:+.{digits}f}" if rounded else f"{0:.{digits}f}").replace("-", "\N{MINUS SIGN}")
+
+
+def _energy_figure(value: float) -> str:
+    """Return kWh or kg with three significant digits and no exponent."""
+    if not value:
+        return "0"
+    return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def _escape_markdown(value: Any) -> Any:
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    return str(escape(value)).replace("|", "&#124;").replace("`", "&#96;").replace("\n", " ")
