@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from flows.registry import ModelVersion
@@ -17,9 +18,12 @@ from flows.settings import Settings
 from models.errors import ModelError
 from models.evaluation import SERVED, Evaluation, read_video_counts
 from models.files import read_json
+from models.manifest import read_manifest
 from models.metrics import Counts, count_frames
 from models.predictions import read_predictions
+from models.shards import read_frames_shard
 from models.spans import ScoreTrack
+from models.video import SampledVideo, Sampling, sample_video
 from tasks.model_uri import MODEL_ARTIFACT, model_artifacts
 
 # Evidence that every version carries: its evaluation, and which frames and labels that was made on.
@@ -45,7 +49,11 @@ def hash_test_set(test: pd.DataFrame) -> str:
 
 
 def champion_counts(
-    settings: Settings, champion: ModelVersion, evaluation: Evaluation, test: pd.DataFrame, on_line: Callable[[str], None]
+    settings: Settings,
+    champion: ModelVersion,
+    evaluation: Evaluation,
+    test: pd.DataFrame,
+    on_line: Callable[[str], None],
 ) -> Mapping[str, Counts]:
     """Return the champion's counts by test video.
 
@@ -59,7 +67,9 @@ def champion_counts(
     if logged is not None:
         on_line(f"champion {champion.uri}: evaluated on these test videos and labels already")
         return logged
-    on_line(f"champion {champion.uri}: evaluated on other test videos or labels, scoring these {test['video_id'].nunique()}")
+    on_line(
+        f"champion {champion.uri}: evaluated on other test videos or labels, scoring these {test['video_id'].nunique()}"
+    )
     return score_test_set(settings, folder / MODEL_ARTIFACT, test)
 
 
@@ -69,21 +79,34 @@ def score_test_set(settings: Settings, model_folder: Path, test: pd.DataFrame) -
     The model sees frames as it was made for: the stored ones where its sampling is theirs, else the video is sampled
     anew. Its score of an instant is that of the frame which stands for it, so the judged frames are always `test`'s.
     """
-    from models.served import load_served  # torch, only where a model has to score
+    from models.highlighter import load_spec  # torch, only where a model has to score
+    from models.served import load_served
 
     model = load_served(model_folder)
+    stored = load_spec(settings.build / "compile" / "model").sampling
     counts: dict[str, Counts] = {}
     for video_id, rows in test.groupby("video_id", sort=True):
-        track = model.score_video(_sample(settings, str(video_id), model.spec.sampling))
+        track = model.score_video(_sample(settings, str(video_id), model.spec.sampling, stored))
         scores = scores_at(track, rows["time_s"].to_numpy(np.float64))
         counts[str(video_id)] = count_frames(rows["label"].to_numpy(), scores >= model.spec.threshold)
     return counts
 
 
-def scores_at(track: ScoreTrack, times_s: "np.typing.NDArray[np.float64]") -> "np.typing.NDArray[np.float32]":
-    """Return float32 [N]: the score of the frame that stands for each of N instants, seconds; before the first, the first."""
+def scores_at(track: ScoreTrack, times_s: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    """Return float32 [N]: the score of the frame that stands for each of N instants (seconds)."""
     indices = np.searchsorted(track.times_s, times_s, side="right") - 1
     return track.scores[np.maximum(indices, 0)]
+
+
+def _sample(settings: Settings, video_id: str, sampling: Sampling, stored: Sampling) -> SampledVideo:
+    """Return the frames of a test video: the stored ones where they were sampled in this way, else from the video."""
+    if stored == sampling:
+        return read_frames_shard(settings.build / "frames" / "shards", video_id)
+    rows = read_manifest(settings.build / "ingest" / "manifest.parquet")
+    path = next((row.path for row in rows if row.video_id == video_id), None)
+    if path is None:
+        raise ModelError(f"test video {video_id} is not in build/ingest/manifest.parquet; run `dvc repro`")
+    return sample_video(settings.root / "data" / "videos" / path, sampling)
 
 
 def _logged_counts(folder: Path, test_set_hash: str, videos: set[str]) -> dict[str, Counts] | None:

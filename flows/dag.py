@@ -108,7 +108,9 @@ def parse_dag(content: Any, where: str = "dvc.yaml") -> Dag:
 
 def _stage(name: str, entry: Any, where: str) -> Stage:
     if not isinstance(entry, Mapping) or not entry.get("cmd"):
-        raise ParamsError(f"{where}: stage {name!r} must be a mapping with a `cmd` (foreach and matrix are not used here)")
+        raise ParamsError(
+            f"{where}: stage {name!r} must be a mapping with a `cmd` (foreach and matrix are not used here)"
+        )
     cmd = entry["cmd"]
     return Stage(
         name=name,
@@ -181,7 +183,9 @@ def _sorted(stages: Sequence[Stage], where: str) -> tuple[Stage, ...]:
     while waiting:
         ready = next((stage for stage in waiting if all(name in done for name in stage.upstream)), None)
         if ready is None:
-            raise ParamsError(f"{where}: the stages {_cycle(waiting)} wait for each other; remove a dep from one of them")
+            raise ParamsError(
+                f"{where}: the stages {_cycle(waiting)} wait for each other; remove a dep from one of them"
+            )
         done[ready.name] = ready
         waiting.remove(ready)
     return tuple(done.values())

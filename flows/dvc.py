@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ _STAGE_COMMAND_FAILED = re.compile(r"^ERROR: failed to reproduce '.+': failed to
 _DVC_ERROR = re.compile(r"^ERROR: (failed to reproduce '.+?': )?(?P<reason>.+)$")
 _TAIL_LINES = 50
 _GRACE_S = 10.0
+_POLL_S = 0.05
 
 
 class Outcome(enum.Enum):
@@ -98,21 +100,25 @@ def _process_group(command: list[str], cwd: Path) -> Iterator[subprocess.Popen[s
 
 def _end_group(process: subprocess.Popen[str]) -> None:
     """Ask the group to end, then make it: a stage gets `_GRACE_S` seconds to remove its temporary files."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
+    for number, patience_s in ((signal.SIGTERM, _GRACE_S), (signal.SIGKILL, _GRACE_S)):
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            return
+        deadline_s = time.monotonic() + patience_s
+        while time.monotonic() < deadline_s:
+            process.poll()  # reaps DVC; what it leaves is reaped by the system
+            if not _group_is_alive(process.pid):
+                return
+            time.sleep(_POLL_S)
+
+
+def _group_is_alive(group: int) -> bool:
     try:
-        _wait_for_group(process)
-    except subprocess.TimeoutExpired:
-        pass
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _wait_for_group(process: subprocess.Popen[str]) -> None:
-    """Read until every member of the group has closed its end of the pipe, or raise TimeoutExpired."""
-    process.communicate(timeout=_GRACE_S)
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _reason(lines: list[str], stage: str, status: int) -> str:

@@ -10,22 +10,31 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlflow.models import ModelSignature
-from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
-
 import models
 import tasks
 from flows.settings import Settings
 from models.errors import ModelError, RegistryError
-from tasks.mlflow_store import MlflowClient, MlflowException, fluent, mlflow, reachable
+from tasks.mlflow_store import (
+    ColSpec,
+    DataType,
+    MlflowClient,
+    MlflowException,
+    ModelSignature,
+    ParamSchema,
+    ParamSpec,
+    Schema,
+    fluent,
+    mlflow,
+    reachable,
+)
 from tasks.model_uri import HASH_TAG, MODEL_ARTIFACT, registered_aliases
 
 CHAMPION = "champion"
 PREVIOUS = "previous"
 # What scoring needs beside herdlight's own code, which is logged with the model.
 _REQUIREMENTS = (
-    "av", "ftfy", "matplotlib", "mlflow", "numpy", "open_clip_torch", "openvino", "pandas", "pillow", "pyarrow", "pydantic",
-    "pyyaml", "regex", "rich", "safetensors", "timm", "torch", "torchvision",
+    "av", "ftfy", "matplotlib", "mlflow", "numpy", "open_clip_torch", "openvino", "pandas", "pillow", "pyarrow",
+    "pydantic", "pyyaml", "regex", "rich", "safetensors", "timm", "torch", "torchvision",
 )  # fmt: skip
 
 
@@ -79,7 +88,9 @@ class Registry:
         Raises ModelError when `folder` holds no served model.
         """
         if not (folder / "model.json").is_file():
-            raise ModelError(f"{folder}: no served model there (model.json is missing); run `dvc repro` and see its last stage")
+            raise ModelError(
+                f"{folder}: no served model there (model.json is missing); run `dvc repro` and see its last stage"
+            )
         version = self.find(model_hash)
         if version is None:
             return self._create(run_id, folder, evidence, {**tags, HASH_TAG: model_hash})
@@ -89,24 +100,13 @@ class Registry:
         return version
 
     def alias(self, alias: str) -> ModelVersion | None:
-        """Return the version that `alias` points at, None when there is none.
-
-        Raises RegistryError when it points at a version that was deleted.
-        """
+        """Return the version that `alias` points at, None when there is none (deleting a version takes its aliases)."""
         name = self.settings.model_name
         aliases = registered_aliases(self.client, self.settings.tracking_uri, name) or {}
         if alias not in aliases:
             return None
         with reachable(self.settings.tracking_uri):
-            try:
-                return _version(self.client.get_model_version(name, aliases[alias]))
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                    raise
-        raise RegistryError(
-            f"models:/{name}@{alias}: points at version {aliases[alias]}, which was deleted; "
-            "point it at another version in `mlflow ui`"
-        )
+            return _version(self.client.get_model_version(name, aliases[alias]))
 
     def promote(self, version: ModelVersion) -> None:
         """Make `version` the champion and the champion so far `previous`; nothing changes when it is already champion.
@@ -143,9 +143,7 @@ class Registry:
         with reachable(self.settings.tracking_uri):
             self.client.set_registered_model_alias(self.settings.model_name, alias, version)
 
-    def _create(
-        self, run_id: str, folder: Path, evidence: Mapping[str, Path], tags: Mapping[str, str]
-    ) -> ModelVersion:
+    def _create(self, run_id: str, folder: Path, evidence: Mapping[str, Path], tags: Mapping[str, str]) -> ModelVersion:
         uri, name = self.settings.tracking_uri, self.settings.model_name
         self._ensure_model(name)
         with fluent(uri), reachable(uri), mlflow.start_run(run_id=run_id, log_system_metrics=False):
@@ -157,18 +155,17 @@ class Registry:
                 signature=_signature(),
                 pip_requirements=_pip_requirements(_REQUIREMENTS),
             )
-        with reachable(uri):
-            return _version(
-                self.client.create_model_version(
-                    name, source=logged.model_uri, run_id=run_id, tags=dict(tags), model_id=logged.model_id
-                )
+            created = self.client.create_model_version(
+                name, source=logged.model_uri, run_id=run_id, tags=dict(tags), model_id=logged.model_id
             )
+        return _version(created)
 
     def _ensure_model(self, name: str) -> None:
         with reachable(self.settings.tracking_uri):
             try:
                 self.client.create_registered_model(
-                    name, description="Scores the seconds of a video that are worth sharing. Alias champion: what serves."
+                    name,
+                    description="Scores the seconds of a video that are worth sharing. Alias champion: what serves.",
                 )
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":

@@ -18,7 +18,9 @@ from models.errors import StageFailed
 from models.files import read_json, read_jsonl
 
 # What is worth keeping with a run; weights, frames and tokens stay in DVC's cache.
-_ARTIFACT_SUFFIXES = frozenset({".json", ".jsonl", ".html", ".css", ".js", ".md", ".png", ".svg", ".csv", ".parquet", ".txt"})
+_ARTIFACT_SUFFIXES = frozenset(
+    {".json", ".jsonl", ".html", ".css", ".js", ".md", ".png", ".svg", ".csv", ".parquet", ".txt"}
+)
 _MAX_ARTIFACT_BYTES = 16 << 20
 
 
@@ -99,7 +101,7 @@ def read_params_file(path: Path) -> dict[str, Any]:
 
 
 def select_params(params: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
-    """Return the flattened values below each of `keys`: a section or a key in one; a key that is not there gives nothing."""
+    """Return the flattened values below each of `keys`, sections or keys in one; absent ones give nothing."""
     found: dict[str, Any] = {}
     for key in keys:
         value: Any = params

@@ -6,6 +6,8 @@ nothing of the registry.
 """
 
 import contextlib
+import os
+import socket
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mlflow.entities import Metric, Param, RunTag
 from prefect.exceptions import TerminationSignal
 
 from flows.dag import Stage
@@ -24,7 +25,7 @@ from models.errors import TrackingUnavailable
 from models.evaluation import Evaluation
 from models.files import hash_file
 from models.verdict import Verdict
-from tasks.mlflow_store import MlflowClient, MlflowException, connect, reachable, sqlite_path
+from tasks.mlflow_store import Metric, MlflowClient, MlflowException, Param, RunTag, reachable, sqlite_path
 
 # MLflow's limits on one call and on one value.
 _MAX_METRICS = 1000
@@ -62,14 +63,13 @@ class Tracker:
             _log_params(self.client, run_id, record.params)
             _log_metrics(self.client, run_id, _stage_metrics(record, cached))
             for name in record.artifacts:
-                inside = PurePosixPath(name).relative_to(record.stage.folder) if name.startswith(record.stage.folder) else PurePosixPath(name)
-                self.client.log_artifact(run_id, str(self.settings.root / name), _folder_of(inside))
+                self.client.log_artifact(run_id, str(self.settings.root / name), _artifact_folder(name, record.stage))
         return run_id
 
     def log_failed_stage(self, stage: Stage, message: str) -> None:
         """Write the child run of a stage that failed."""
-        with contextlib.suppress(_StageDidFail), self._child(stage, {"cached": "false", "error": message}):
-            raise _StageDidFail
+        with contextlib.suppress(_StageEndedError), self._child(stage, {"cached": "false", "error": message}):
+            raise _StageEndedError
 
     def log_result(self, totals: EnergyTotals, evaluation: Evaluation | None, tags: Mapping[str, str]) -> None:
         """Write the totals and the ladder on the parent run, and `tags`."""
@@ -77,7 +77,11 @@ class Tracker:
         for name, energy in (("embodied", totals.embodied), ("spent", totals.spent)):
             figures |= _energy_figures(f"energy_{name}", energy)
         with reachable(self.settings.tracking_uri):
-            _log_metrics(self.client, self.run_id, [Metric(k, float(v), _now_ms(), 0) for k, v in figures.items() if is_figure(v)])
+            _log_metrics(
+                self.client,
+                self.run_id,
+                [Metric(k, float(v), _now_ms(), 0) for k, v in figures.items() if is_figure(v)],
+            )
             known = totals.embodied.method if totals.embodied else "none"
             self.client.log_batch(
                 self.run_id, tags=[RunTag(key, value) for key, value in {**tags, "energy_method": known}.items()]
@@ -120,20 +124,18 @@ class Tracker:
                 self.client.set_terminated(run.info.run_id, status)
 
 
-class _StageDidFail(Exception):
+class _StageEndedError(Exception):
     """Leaves the block of a child run as failed."""
 
 
 @contextlib.contextmanager
-def parent_run(settings: Settings, name: str, tags: Mapping[str, str]) -> Iterator[Tracker]:
-    """Open the parent run of a flow run; close it as FINISHED, FAILED, or KILLED when somebody stopped it.
-
-    Raises TrackingUnavailable before anything else when the store does not answer.
-    """
-    client = connect(settings.tracking_uri)
+def parent_run(client: MlflowClient, settings: Settings, name: str, tags: Mapping[str, str]) -> Iterator[Tracker]:
+    """Open the parent run of a flow run; close it as FINISHED, FAILED, or KILLED when somebody stopped it."""
     with reachable(settings.tracking_uri):
         experiment_id = _experiment(client, settings)
-        run = client.create_run(experiment_id, run_name=name, tags={**_provenance(settings.root), **tags})
+        _close_abandoned(client, experiment_id)
+        process = {"host": socket.gethostname(), "pid": str(os.getpid())}
+        run = client.create_run(experiment_id, run_name=name, tags={**_provenance(settings.root), **process, **tags})
     status = "FAILED"
     try:
         yield Tracker(client, settings, experiment_id, run.info.run_id)
@@ -147,19 +149,31 @@ def parent_run(settings: Settings, name: str, tags: Mapping[str, str]) -> Iterat
             client.set_terminated(run.info.run_id, status)
 
 
+def _close_abandoned(client: MlflowClient, experiment_id: str) -> None:
+    """Close as KILLED the parent runs whose process on this machine is gone: a kill leaves them open."""
+    host = f"attributes.status = 'RUNNING' and tags.host = '{socket.gethostname()}'"
+    for run in client.search_runs([experiment_id], host):
+        try:
+            os.kill(int(run.data.tags["pid"]), 0)
+        except ProcessLookupError:
+            client.set_terminated(run.info.run_id, "KILLED")
+        except PermissionError:
+            continue
+
+
 def _experiment(client: MlflowClient, settings: Settings) -> str:
     """Return the id of the experiment, made on first use; artifacts of a sqlite store lie beside its file."""
     found = client.get_experiment_by_name(settings.experiment)
     if found is not None:
         return str(found.experiment_id)
     database = sqlite_path(settings.tracking_uri)
-    location = None if database is None else (database.parent / "artifacts").as_uri()
+    location = None if database is None else (database.resolve().parent / "artifacts").as_uri()
     try:
         return str(client.create_experiment(settings.experiment, artifact_location=location))
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another flow run was quicker
             raise
-        return str(client.get_experiment_by_name(settings.experiment).experiment_id)
+        return _experiment(client, settings)
 
 
 def _provenance(root: Path) -> dict[str, str]:
@@ -200,7 +214,9 @@ def _stage_metrics(record: StageRecord, cached: bool) -> list[Metric]:
     for index, row in enumerate(record.history):
         step = row.get("step", index)
         metrics.extend(
-            Metric(key, float(value), now, int(step)) for key, value in row.items() if key != "step" and is_figure(value)
+            Metric(key, float(value), now, int(step))
+            for key, value in row.items()
+            if key != "step" and is_figure(value)
         )
     return metrics
 
@@ -229,8 +245,11 @@ def _log_metrics(client: MlflowClient, run_id: str, metrics: list[Metric]) -> No
         client.log_batch(run_id, metrics=metrics[first : first + _MAX_METRICS])
 
 
-def _folder_of(path: PurePosixPath) -> str | None:
-    return None if path.parent == PurePosixPath(".") else path.parent.as_posix()
+def _artifact_folder(name: str, stage: Stage) -> str | None:
+    """Return the folder of an artifact in its run, as it lies in the stage's folder; None for its top."""
+    path, folder = PurePosixPath(name), PurePosixPath(stage.folder)
+    parent = (path.relative_to(folder) if folder in path.parents else path).parent
+    return None if parent == PurePosixPath(".") else parent.as_posix()
 
 
 def _now_ms() -> int:

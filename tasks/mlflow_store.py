@@ -1,6 +1,7 @@
 """Reaching MLflow: which store, and one clear line when it does not answer.
 
-Knows tracking URIs, retries and how MLflow reports a store that is away; knows nothing of what is logged there.
+Everything of MLflow that herdlight uses is imported here, once. Knows tracking URIs, retries and how MLflow reports a
+store that is away; knows nothing of what is logged there.
 """
 
 import contextlib
@@ -18,18 +19,43 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import mlflow
     import mlflow.pyfunc
-
     from mlflow import MlflowClient
+    from mlflow.entities import Metric, Param, RunTag
     from mlflow.exceptions import MlflowException
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+
+__all__ = [
+    "CHAMPION_URI",
+    "MODEL_NAME",
+    "ColSpec",
+    "DataType",
+    "Metric",
+    "MlflowClient",
+    "MlflowException",
+    "ModelSignature",
+    "Param",
+    "ParamSchema",
+    "ParamSpec",
+    "RunTag",
+    "Schema",
+    "connect",
+    "default_tracking_uri",
+    "fluent",
+    "mlflow",
+    "reachable",
+    "sqlite_path",
+]
 
 MODEL_NAME = "herdlight"
 CHAMPION_URI = f"models:/{MODEL_NAME}@champion"
 
-# MLflow's own defaults wait for minutes before they admit that a server is down.
-_PATIENCE = {
+# MLflow's own defaults wait for minutes before they admit that a server is down, and draw a bar for each file.
+_MANNERS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 
 
@@ -47,12 +73,13 @@ def sqlite_path(tracking_uri: str) -> Path | None:
 def connect(tracking_uri: str) -> MlflowClient:
     """Return a client of the store, after it has answered once. Raises TrackingUnavailable within seconds if not."""
     quiet_environment()
-    for name, value in _PATIENCE.items():
+    for name, value in _MANNERS.items():
         os.environ.setdefault(name, value)
     path = sqlite_path(tracking_uri)
     if path is not None:
         _check_sqlite(path, tracking_uri)
-    with reachable(tracking_uri):
+    with reachable(tracking_uri), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow's tables use what SQLAlchemy calls deprecated
         client = MlflowClient(tracking_uri, tracking_uri)
         client.search_experiments(max_results=1)
     return client

@@ -77,7 +77,9 @@ def version_of_alias(client: MlflowClient, tracking_uri: str, name: str, alias: 
     """Return the version that the alias points at. Raises RegistryError when there is none."""
     aliases = registered_aliases(client, tracking_uri, name)
     if aliases is None:
-        raise RegistryError(f"models:/{name}@{alias}: {tracking_uri} has no model {name!r}; run `herdlight train` first")
+        raise RegistryError(
+            f"models:/{name}@{alias}: {tracking_uri} has no model {name!r}; run `herdlight train` first"
+        )
     if alias not in aliases:
         known = ", ".join(sorted(aliases)) or "none"
         raise RegistryError(
@@ -125,7 +127,8 @@ def _artifacts_in(logged: Path) -> Path:
         path = content["flavors"]["python_function"]["artifacts"][MODEL_ARTIFACT]["path"]
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
         raise ModelError(
-            f"{logged}: not a model that herdlight logged ({type(error).__name__}: {error}); name a version made by flows.train"
+            f"{logged}: not a model that herdlight logged ({type(error).__name__}: {error}); "
+            "name a version made by flows.train"
         ) from None
     return logged / Path(path).parent
 
@@ -137,7 +140,9 @@ def _version_tags(client: MlflowClient, tracking_uri: str, name: str, version: s
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-    raise RegistryError(f"models:/{name}/{version}: {tracking_uri} has no such version; see `mlflow ui` for those it has")
+    raise RegistryError(
+        f"models:/{name}/{version}: {tracking_uri} has no such version; see `mlflow ui` for those it has"
+    )
 
 
 def _local(folder: Path) -> ResolvedModel:

@@ -8,18 +8,17 @@ is `tasks.score`'s.
     answer:   {"predictions": [{"video", "duration_s", "threshold", "spans": [{"start_s", "end_s", "score"}], "error"}]}
 """
 
-import warnings
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from mlflow.models import set_model
-from mlflow.pyfunc import PythonModel, PythonModelContext
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from models.errors import HerdlightError, ParamsError
 
 
-class HighlightModel(PythonModel):  # type: ignore[misc]
+class HighlightModel(PythonModel):
     """A served model behind MLflow's pyfunc interface."""
 
     def load_context(self, context: PythonModelContext) -> None:
@@ -28,24 +27,18 @@ class HighlightModel(PythonModel):  # type: ignore[misc]
 
         self._served = load_served(Path(context.artifacts["model"]))
 
-    def predict(self, context: PythonModelContext, model_input, params=None):  # type: ignore[no-untyped-def]
+    def predict(
+        self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> list[dict[str, Any]]:
         """Return one row for each video that `model_input` names in its column `video`.
 
-        model_input: DataFrame, or list of objects, with the column `video`: a path on this machine
+        model_input: column `video`: paths on this machine; MLflow makes the table of lists and of JSON
         params:      optional `threshold`, 0 to 1, instead of the model's own
         """
         threshold = (params or {}).get("threshold")
         if threshold is not None and not 0 <= threshold <= 1:
             raise ParamsError(f"threshold {threshold}: must be 0 to 1")
-        return [_score(self._served, name, threshold) for name in _names(model_input)]
-
-
-def _names(model_input: Any) -> Iterable[Any]:
-    if isinstance(model_input, str):
-        return [model_input]
-    if isinstance(model_input, list):
-        return [row.get("video") if isinstance(row, Mapping) else row for row in model_input]
-    return list(model_input["video"])
+        return [_score(self._served, name, threshold) for name in model_input["video"]]
 
 
 def _score(served: Any, name: Any, threshold: float | None) -> dict[str, Any]:
@@ -62,6 +55,4 @@ def _score(served: Any, name: Any, threshold: float | None) -> dict[str, Any]:
     return {**row, "duration_s": scored.track.duration_s, "threshold": scored.threshold, "spans": spans}
 
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # MLflow asks for a type hint; the logged signature says the same
-    set_model(HighlightModel())
+set_model(HighlightModel())
