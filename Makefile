@@ -2,13 +2,13 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-UNSEEN := data/unseen/unseen_01.mp4
+UNSEEN := data/unseen/north-fence 1.mp4
 
 .PHONY: run test setup data clean
 
 run: setup data
 	herdlight train --no-summary
-	herdlight score $(UNSEEN) --out highlights
+	herdlight score "$(UNSEEN)" --out highlights
 	herdlight summary
 
 test: .venv/test-ready data

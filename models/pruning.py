@@ -71,10 +71,8 @@ def prunable_weights(model: Highlighter) -> dict[str, nn.Parameter]:
     Those of every Linear, Conv2d, MultiheadAttention (its stacked input projection too) and LSTM of the tail and the
     head, and the image projection when the tail trains it.
     """
-    chosen = {id(weight) for module in (*model.tower.tail_modules(), model.head) for weight in _weights_of(module)}
-    visual = model.tower.visual
-    if model.tower.splits and len(model.tower.tail_modules()) > 1 and visual.proj is not None:
-        chosen.add(id(visual.proj))
+    chosen = {id(weight) for module in (*model.tower.trained_modules(), model.head) for weight in _weights_of(module)}
+    chosen.add(id(model.tower.trained_projection()))
     return {name: weight for name, weight in model.named_parameters() if id(weight) in chosen}
 
 

@@ -90,23 +90,26 @@ class Tower(nn.Module):
                 module.eval()
         return self
 
-    def tail_modules(self) -> list[nn.Module]:
-        """Return the modules behind the tokens; a transformer's projection is a parameter of `visual` itself."""
-        if isinstance(self.visual, VisionTransformer):
-            return [*self.blocks()[self.num_front :], self.visual.ln_post]
-        if isinstance(self.visual, ModifiedResNet):
-            return [*self.blocks()[self.num_front :], self.visual.attnpool]
-        return []
+    def trained_modules(self) -> list[nn.Module]:
+        """Return the modules that are trained, none where no block is; a transformer's projection is apart."""
+        if self.num_front == len(self.blocks()):
+            return []
+        last = self.visual.ln_post if isinstance(self.visual, VisionTransformer) else self.visual.attnpool
+        return [*self.blocks()[self.num_front :], last]  # type: ignore[list-item]
+
+    def trained_projection(self) -> nn.Parameter | None:
+        """Return a transformer's image projection when it is trained; it is a parameter of no module but `visual`."""
+        if isinstance(self.visual, VisionTransformer) and self.trained_modules():
+            return self.visual.proj
+        return None
 
     def freeze_front(self) -> None:
         """Let gradients reach the tail only, and nothing of the tower where no block is trained."""
         self.visual.requires_grad_(False)
-        if self.num_front == len(self.blocks()):
-            return
-        for module in self.tail_modules():
+        for module in self.trained_modules():
             module.requires_grad_(True)
-        if isinstance(self.visual, VisionTransformer) and self.visual.proj is not None:
-            self.visual.proj.requires_grad_(True)
+        if (projection := self.trained_projection()) is not None:
+            projection.requires_grad_(True)
 
 
 def to_pixels(frames_NHWC: Tensor) -> Tensor:
