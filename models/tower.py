@@ -1,14 +1,17 @@
 """The image tower of a CLIP in two parts: a frozen front that runs once a frame, and a trainable tail.
 
 Shapes: N frames, L tokens, D token width, C = 3, H = W = image size, E embedding length. Splits any open_clip vision
-transformer between two of its blocks; any other tower is all front, and its embedding is its one token. Knows
-open_clip's VisionTransformer; knows nothing of time or highlights.
+transformer between two of its blocks, and any CLIP ResNet between two of its stages (its feature map is the tokens);
+any other tower is all front, and its embedding is its one token. Knows nothing of time or highlights.
 """
+
+import math
 
 import torch
 from torch import Tensor, nn
 
 import models.torchvision_operators  # noqa: F401  # isort: skip  (before open_clip)
+from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import VisionTransformer
 
 from models.encoder import EncoderSpec, image_tower
@@ -18,8 +21,9 @@ from models.errors import ParamsError
 class Tower(nn.Module):
     """Pixels to image embeddings, with the normalisation inside.
 
-    visual:      open_clip's image tower
+    spec:        of the encoder
     num_trained: blocks in the tail, 0 to all
+    visual:      open_clip's image tower; fresh weights where it is left out
     """
 
     mean: Tensor
@@ -28,8 +32,7 @@ class Tower(nn.Module):
     def __init__(self, spec: EncoderSpec, num_trained: int, visual: nn.Module | None = None) -> None:
         super().__init__()
         self.visual = visual if visual is not None else image_tower(spec)
-        self.splits = isinstance(self.visual, VisionTransformer)
-        num_blocks = len(self.visual.transformer.resblocks) if self.splits else 0
+        num_blocks = len(self.blocks())
         if not 0 <= num_trained <= num_blocks:
             raise ParamsError(
                 f"encoder.unfreeze_blocks = {num_trained}: {spec.name} has {num_blocks} blocks that can be trained alone"
@@ -39,41 +42,70 @@ class Tower(nn.Module):
         self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1) * 255.0, persistent=False)
         self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1) * 255.0, persistent=False)
 
+    def blocks(self) -> list[nn.Module]:
+        """Return the blocks between which the tower can be split: of a transformer, or the stages of a ResNet."""
+        if isinstance(self.visual, VisionTransformer):
+            return list(self.visual.transformer.resblocks)
+        if isinstance(self.visual, ModifiedResNet):
+            return [self.visual.layer1, self.visual.layer2, self.visual.layer3, self.visual.layer4]
+        return []
+
     def front(self, pixels_NCHW: Tensor) -> Tensor:
         """Return tokens [N, L, D] of float pixels [N, 3, H, W] in 0 to 255, RGB."""
         x = (pixels_NCHW - self.mean) / self.std
-        if not self.splits:
+        if isinstance(self.visual, VisionTransformer):
+            x = self.visual._embeds(x)
+        elif isinstance(self.visual, ModifiedResNet):
+            x = self.visual.stem(x)
+        else:
             return self.visual(x)[:, None, :]  # type: ignore[no-any-return]
-        x_NLD = self.visual._embeds(x)
-        for block in self.visual.transformer.resblocks[: self.num_front]:
-            x_NLD = block(x_NLD)
-        return x_NLD  # type: ignore[no-any-return]
+        for block in self.blocks()[: self.num_front]:
+            x = block(x)
+        return x.flatten(2).transpose(1, 2) if isinstance(self.visual, ModifiedResNet) else x
 
     def tail(self, tokens_NLD: Tensor) -> Tensor:
         """Return embeddings [N, E] of the front's tokens [N, L, D]."""
-        if not self.splits:
-            return tokens_NLD[:, 0]
-        for block in self.visual.transformer.resblocks[self.num_front :]:
-            tokens_NLD = block(tokens_NLD)
-        pooled_ND, _ = self.visual._pool(tokens_NLD)
+        x = tokens_NLD
+        if isinstance(self.visual, ModifiedResNet):
+            side = math.isqrt(x.shape[1])
+            x = x.transpose(1, 2).unflatten(2, (side, side))
+        for block in self.blocks()[self.num_front :]:
+            x = block(x)
+        if isinstance(self.visual, ModifiedResNet):
+            return self.visual.attnpool(x)  # type: ignore[no-any-return]
+        if not isinstance(self.visual, VisionTransformer):
+            return x[:, 0]
+        pooled_ND, _ = self.visual._pool(x)
         return pooled_ND if self.visual.proj is None else pooled_ND @ self.visual.proj  # type: ignore[no-any-return]
 
     def forward(self, pixels_NCHW: Tensor) -> Tensor:
         """Return embeddings [N, E] of float pixels [N, 3, H, W] in 0 to 255, RGB."""
         return self.tail(self.front(pixels_NCHW))
 
+    def train(self, mode: bool = True) -> "Tower":
+        """Set the mode; batch normalisation keeps the statistics of pretraining, which windows of a video lack."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return self
+
     def tail_modules(self) -> list[nn.Module]:
-        """Return the modules of the tail that hold weights; the projection is a parameter of `visual` itself."""
-        if not self.splits:
-            return []
-        return [*self.visual.transformer.resblocks[self.num_front :], self.visual.ln_post]
+        """Return the modules behind the tokens; a transformer's projection is a parameter of `visual` itself."""
+        if isinstance(self.visual, VisionTransformer):
+            return [*self.blocks()[self.num_front :], self.visual.ln_post]
+        if isinstance(self.visual, ModifiedResNet):
+            return [*self.blocks()[self.num_front :], self.visual.attnpool]
+        return []
 
     def freeze_front(self) -> None:
-        """Let gradients reach the tail only."""
+        """Let gradients reach the tail only, and nothing of the tower where no block is trained."""
         self.visual.requires_grad_(False)
+        if self.num_front == len(self.blocks()):
+            return
         for module in self.tail_modules():
             module.requires_grad_(True)
-        if self.splits and self.num_front < len(self.visual.transformer.resblocks) and self.visual.proj is not None:
+        if isinstance(self.visual, VisionTransformer) and self.visual.proj is not None:
             self.visual.proj.requires_grad_(True)
 
 

@@ -53,6 +53,10 @@ class PretrainParams(Section):
     """Steps of linear warm-up."""
     min_crop: float = Field(default=0.7, gt=0, le=1)
     """Smallest share of a picture that a random crop keeps."""
+    colour: float = Field(default=0.4, ge=0, lt=1)
+    """Largest change of brightness, contrast and saturation, share; a quarter of it for the hue."""
+    grey: float = Field(default=0.2, ge=0, le=1)
+    """Share of pictures that are shown without colour."""
     max_frames: int = Field(default=4000, ge=1)
     """Train frames used at most, evenly taken from every video."""
     seed: int = Field(default=0, ge=0)
@@ -149,7 +153,12 @@ def _trainer_arguments(params: PretrainParams, folder: Path, num_train: int, num
         "logs": folder, "name": "nano", "save-frequency": 0, "log-every-n-steps": 10,
     }  # fmt: skip
     words = [part for key, value in options.items() for part in (f"--{key}", str(value))]
-    return [*words, "--aug-cfg", f"scale=({params.min_crop},1.0)"]
+    shade = params.colour
+    jitter = f"color_jitter=({shade},{shade},{shade},{shade / 4})"
+    return [
+        *words, "--aug-cfg", f"scale=({params.min_crop},1.0)", jitter, "color_jitter_prob=0.8",
+        f"gray_scale_prob={params.grey}",
+    ]  # fmt: skip
 
 
 def _run_trainer(arguments: list[str], recorder: Recorder) -> None:

@@ -68,13 +68,13 @@ def _story(before: list[Beat], inside: list[Beat], after: Beat, window: tuple[fl
 def bathing(rng: Rng, duration_s: float, whole: bool = False) -> Cast:
     """Elephants walk into or stand in the water, then spray and splash."""
     window = _window(rng, duration_s, whole)
-    count = int(rng.choice([1, 2, 3], p=[0.35, 0.45, 0.2]))
+    count = int(rng.choice([1, 2, 3], p=[0.45, 0.45, 0.1]))
     arriving = rng.random() < 0.45
     spacing = 0.66 if count < 3 else 0.5
     actors = []
     for i in range(count):
         x = (i - (count - 1) / 2) * spacing + float(rng.uniform(-0.06, 0.06))
-        y, size, facing = 0.40 + 0.05 * (i % 2), float(rng.uniform(0.42, 0.50)), any_side(rng)
+        y, size, facing = 0.40 + 0.05 * (i % 2), float(rng.uniform(0.48, 0.56)), any_side(rng)
         come = Beat(0.0, "walk" if arriving else ("rest", "drink")[i % 2], x - 0.4 * facing * arriving, y, size, facing)
         inside = Beat(window[0], "bathe", x, y, size, facing)
         beats = _story([come], [inside], Beat(window[1], "rest", x, y, size, facing), window)
@@ -87,12 +87,12 @@ def bathing(rng: Rng, duration_s: float, whole: bool = False) -> Cast:
 def playing(rng: Rng, duration_s: float, whole: bool = False) -> Cast:
     """Calves stand about, then tumble, climb on each other and chase."""
     window = _window(rng, duration_s, whole)
-    size, middle, side = float(rng.uniform(0.38, 0.46)), float(rng.uniform(-0.12, 0.12)), any_side(rng)
+    size, middle, side = float(rng.uniform(0.46, 0.54)), float(rng.uniform(-0.1, 0.1)), any_side(rng)
     y = float(rng.uniform(0.36, 0.42))
     turns = max(2, round((window[1] - window[0]) / 1.9))
     actors = []
     for i, role in enumerate((1, -1)):
-        place = middle - 0.24 * role * side
+        place = middle - 0.29 * role * side
         home = Beat(0.0, ("rest", "graze")[i], place - 0.14 * role * side, y + 0.02 * i, size, role * side)
         inside = []
         for k in range(turns):
@@ -101,15 +101,15 @@ def playing(rng: Rng, duration_s: float, whole: bool = False) -> Cast:
             step = 0.05 if action == "tumble" else -0.02
             inside.append(Beat(start, action, place + step * role * side, y + 0.02 * i, size, role * side))
         after = Beat(window[1], "rest", place - 0.08 * role * side, y + 0.02 * i, size, role * side)
-        actors.append(Actor("calf", _story([home], inside, after, window), any_phase(rng), any_shade(rng), dust=0.35))
+        actors.append(Actor("calf", _story([home], inside, after, window), any_phase(rng), any_shade(rng), dust=0.7))
     count = 2
     if rng.random() < 0.4:
-        count, edge = 3, middle + 0.62 * side
-        run = [Beat(window[0], "run", edge, y + 0.08, size * 0.9, -side),
-               Beat((window[0] + window[1]) / 2, "run", edge - 0.4 * side, y + 0.08, size * 0.9, side)]  # fmt: skip
-        beats = _story([Beat(0.0, "rest", edge, y + 0.08, size * 0.9, -side)], run,
-                       Beat(window[1], "rest", edge, y + 0.08, size * 0.9, side), window)  # fmt: skip
-        actors.append(Actor("calf", beats, any_phase(rng), any_shade(rng), dust=0.35))
+        count, edge = 3, middle + 0.72 * side
+        run = [Beat(window[0], "run", edge, y + 0.08, size * 0.8, -side),
+               Beat((window[0] + window[1]) / 2, "run", edge - 0.4 * side, y + 0.08, size * 0.8, side)]  # fmt: skip
+        beats = _story([Beat(0.0, "rest", edge, y + 0.08, size * 0.8, -side)], run,
+                       Beat(window[1], "rest", edge, y + 0.08, size * 0.8, side), window)  # fmt: skip
+        actors.append(Actor("calf", beats, any_phase(rng), any_shade(rng), dust=0.7))
     if rng.random() < 0.5:
         far = (Beat(0.0, "graze", middle - 0.5 * side, 0.24, 0.46, side),)
         actors.append(Actor("elephant", far, any_phase(rng), any_shade(rng)))
@@ -120,19 +120,19 @@ def playing(rng: Rng, duration_s: float, whole: bool = False) -> Cast:
 def charging(rng: Rng, duration_s: float, whole: bool = False) -> Cast:
     """An elephant in front view stands or comes slowly, then spreads its ears and runs at the camera."""
     window = _window(rng, duration_s, whole, (0.45, 0.62))
-    x, drift = float(rng.uniform(-0.25, 0.25)), float(rng.uniform(-0.12, 0.12))
-    near, far = float(rng.uniform(0.66, 0.82)), float(rng.uniform(0.36, 0.42))
+    x, drift = float(rng.uniform(-0.2, 0.2)), float(rng.uniform(-0.1, 0.1))
+    near, far = float(rng.uniform(0.72, 0.86)), float(rng.uniform(0.44, 0.50))
     slow = "walk_front" if rng.random() < 0.5 else "stand_front"
     before = [Beat(0.0, slow, x, 0.20, far * (0.88 if slow == "walk_front" else 1.0))]
     inside = [Beat(window[0], "charge", x, 0.22, far)]
-    after = Beat(window[1], "stand_front", x + drift, 0.49, near)
+    after = Beat(window[1], "stand_front", x + drift, 0.50, near)
     actors = [Actor("elephant", _story(before, inside, after, window), any_phase(rng), any_shade(rng), dust=1.0)]
     count = 1
     if rng.random() < 0.4:
         side = any_side(rng)
-        second = _story([Beat(0.0, "stand_front", x + 0.5 * side, 0.15, far * 0.8)],
-                        [Beat(window[0], "charge", x + 0.5 * side, 0.17, far * 0.8)],
-                        Beat(window[1], "stand_front", x + 0.62 * side, 0.36, near * 0.7), window)  # fmt: skip
+        second = _story([Beat(0.0, "stand_front", x + 0.58 * side, 0.15, far * 0.8)],
+                        [Beat(window[0], "charge", x + 0.58 * side, 0.17, far * 0.8)],
+                        Beat(window[1], "stand_front", x + 0.7 * side, 0.36, near * 0.7), window)  # fmt: skip
         actors.append(Actor("elephant", second, any_phase(rng), any_shade(rng), dust=1.0))
         count = 2
     calm = "walking" if slow == "walk_front" else "resting"
@@ -142,12 +142,12 @@ def charging(rng: Rng, duration_s: float, whole: bool = False) -> Cast:
 def meeting(rng: Rng, duration_s: float, whole: bool = False) -> Cast:
     """Two elephants, each perhaps with a follower, walk up to each other, lift and entwine their trunks."""
     window = _window(rng, duration_s, whole)
-    size, y = float(rng.uniform(0.48, 0.58)), float(rng.uniform(0.36, 0.44))
+    size, y = float(rng.uniform(0.52, 0.60)), float(rng.uniform(0.38, 0.44))
     walking = rng.random() < 0.65
     actors, count = [], 2
     for role in (1, -1):
-        place = -role * size * 0.93
-        away = 0.35 if walking else 0.03
+        place = -role * size * 0.98
+        away = 0.24 if walking else 0.03
         before = [Beat(0.0, "walk" if walking else "rest", place - away * role, y, size, role)]
         after = Beat(window[1], "rest", place - 0.03 * role, y, size, role)
         beats = _story(before, [Beat(window[0], "entwine", place, y, size, role)], after, window)

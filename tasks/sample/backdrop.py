@@ -140,7 +140,9 @@ def _acacia(draw: ImageDraw.ImageDraw, site: Site, x: float, y: float, height: f
     draw.ellipse((x - 0.5 * height, y - 0.03 * height, x + 0.5 * height, y + 0.05 * height), fill=(40, 34, 24, 70))
     for side in (-1, 1):
         fork = (x + side * 0.05 * height, y - 0.45 * height)
-        draw.line((x, y, *fork, x + side * 0.34 * height, y - 0.82 * height), fill=bark, width=max(2, int(height * 0.05)))
+        draw.line(
+            (x, y, *fork, x + side * 0.34 * height, y - 0.82 * height), fill=bark, width=max(2, int(height * 0.05))
+        )
     for colour, shift in ((shadow, 0.03), (site.foliage, 0.0)):
         for puff in np.linspace(-1, 1, 7):
             r = height * 0.17 * (1.1 - 0.4 * abs(puff)) * float(rng.uniform(0.85, 1.15))

@@ -40,8 +40,8 @@ def resting(rng: Rng, duration_s: float) -> Cast:
         actors: tuple[Actor, ...] = (Actor("elephant", (beat,), any_phase(rng), any_shade(rng)),)
         return Cast(actors + _egrets(rng, 2), _all_through("resting", 1, duration_s))
     count = int(rng.integers(1, 4))
-    wet = variety > 0.7
-    herd = _herd(rng, "rest", count, 0.52, 0.37, 0.24 if wet else 0.0)
+    wet = variety > 0.6
+    herd = _herd(rng, "rest", count, 0.55, 0.40, 0.24 if wet else 0.0)
     activity = "standing in water" if wet else "resting"
     return Cast(herd + _egrets(rng, 3), _all_through(activity, count, duration_s), WATERHOLE if wet else None)
 
@@ -49,7 +49,7 @@ def resting(rng: Rng, duration_s: float) -> Cast:
 def walking(rng: Rng, duration_s: float) -> Cast:
     """Elephants, perhaps with a calf at heel, walk across."""
     count, facing = int(rng.integers(1, 4)), any_side(rng)
-    speed, y, size = float(rng.uniform(0.07, 0.13)), float(rng.uniform(0.34, 0.44)), float(rng.uniform(0.44, 0.56))
+    speed, y, size = float(rng.uniform(0.07, 0.13)), float(rng.uniform(0.34, 0.44)), float(rng.uniform(0.5, 0.6))
     actors = []
     for i in range(count):
         small = i == count - 1 and count > 1
@@ -64,20 +64,20 @@ def walking(rng: Rng, duration_s: float) -> Cast:
 def grazing(rng: Rng, duration_s: float) -> Cast:
     """Elephants pull grass and bring it to the mouth."""
     count = int(rng.integers(1, 4))
-    return Cast(_herd(rng, "graze", count, 0.52, 0.40), _all_through("grazing", count, duration_s))
+    return Cast(_herd(rng, "graze", count, 0.55, 0.40), _all_through("grazing", count, duration_s))
 
 
 def drinking(rng: Rng, duration_s: float) -> Cast:
     """Elephants at the water's edge with the trunk in it; birds may splash beside them."""
     count = int(rng.integers(1, 3))
-    herd = _herd(rng, "drink", count, 0.52, 0.38, 0.12)
+    herd = _herd(rng, "drink", count, 0.55, 0.38, 0.12)
     birds = _egrets(rng, 2) if rng.random() < 0.5 else ()
     return Cast(herd + birds, _all_through("drinking", count, duration_s), WATERHOLE)
 
 
 def empty(rng: Rng, duration_s: float) -> Cast:
     """Nobody, sometimes a waterhole and a few birds."""
-    wet = rng.random() < 0.4
+    wet = rng.random() < 0.6
     birds = _egrets(rng, 2) if rng.random() < 0.4 else ()
     return Cast(birds, _all_through("empty", 0, duration_s), WATERHOLE if wet else None)
 
@@ -86,9 +86,12 @@ def jeep(rng: Rng, duration_s: float) -> Cast:
     """A jeep drives by in its dust, in front of a resting elephant or an empty plain."""
     facing, y = any_side(rng), float(rng.uniform(0.36, 0.44))
     end = 1.2 * float(rng.uniform(0.8, 1.0))
-    path = (Beat(0.0, "drive", -facing * end, y, 0.36, facing), Beat(duration_s, "drive", facing * end, y, 0.36, facing))
+    path = (
+        Beat(0.0, "drive", -facing * end, y, 0.36, facing),
+        Beat(duration_s, "drive", facing * end, y, 0.36, facing),
+    )
     car = Actor("jeep", path, any_phase(rng), any_shade(rng), dust=0.9)
-    herd = _herd(rng, "rest", 1, 0.42, 0.24) if rng.random() < 0.5 else ()
+    herd = _herd(rng, "rest", int(rng.integers(1, 3)), 0.48, 0.27) if rng.random() < 0.85 else ()
     return Cast((*herd, car), _all_through("jeep", len(herd), duration_s))
 
 
@@ -101,7 +104,7 @@ def antelopes(rng: Rng, duration_s: float) -> Cast:
         path = (Beat(0.0, "run", start, y, 0.24, facing),
                 Beat(duration_s, "run", start + facing * speed * duration_s, y, 0.24, facing))  # fmt: skip
         actors.append(Actor("antelope", path, any_phase(rng), any_shade(rng), dust=0.5))
-    herd = _herd(rng, "graze", 1, 0.46, 0.27) if rng.random() < 0.5 else ()
+    herd = _herd(rng, "graze", int(rng.integers(1, 3)), 0.5, 0.29) if rng.random() < 0.85 else ()
     return Cast((*herd, *actors), _all_through("antelopes", len(herd), duration_s))
 
 
@@ -111,7 +114,7 @@ def dust_devil(rng: Rng, duration_s: float) -> Cast:
     path = (Beat(0.0, "spin", -0.4 * facing, 0.30, 0.62, facing),
             Beat(duration_s, "spin", 0.4 * facing, 0.36, 0.70, facing))  # fmt: skip
     devil = Actor("dust_devil", path, any_phase(rng), any_shade(rng), dust=1.0)
-    herd = _herd(rng, "rest", 1, 0.5, 0.40) if rng.random() < 0.5 else ()
+    herd = _herd(rng, "rest", int(rng.integers(1, 3)), 0.54, 0.40) if rng.random() < 0.85 else ()
     return Cast((*herd, devil), _all_through("dust devil", len(herd), duration_s))
 
 
@@ -129,7 +132,7 @@ def birds(rng: Rng, duration_s: float) -> Cast:
         x, y = float(rng.uniform(-0.5, 0.5)), float(rng.uniform(0.36, 0.46))
         beat = Beat(0.0, "splash", x, y, float(rng.uniform(0.15, 0.20)), any_side(rng))
         flock.append(Actor("bird", (beat,), any_phase(rng), any_shade(rng)))
-    herd = _herd(rng, "rest", 1, 0.5, 0.36, 0.24) if rng.random() < 0.6 else ()
+    herd = _herd(rng, "rest", int(rng.integers(1, 3)), 0.54, 0.38, 0.24) if rng.random() < 0.85 else ()
     return Cast((*herd, *flock), _all_through("birds", len(herd), duration_s), WATERHOLE)
 
 

@@ -21,6 +21,8 @@ from tasks.sample.sites import LIGHTS, RGB, mix
 
 Frame = npt.NDArray[np.uint8]
 
+_HAZES = {"clear": (0, 0.0), "cloudy": (150, 0.10), "rain": (140, 0.20), "dusty": (196, 0.14)}
+_SHADOW = (30, 26, 22, 80)
 _RAISES_DUST = frozenset({"charge", "run", "tumble", "rear", "drive"})
 
 
@@ -34,10 +36,13 @@ def draw_frames(scene: Scene, times_s: Iterable[float], width: int, height: int)
 
 
 def _light_table(scene: Scene) -> list[int]:
-    """Return the look-up table of the hour's light and the weather's haze: 256 entries for each of R, G, B."""
-    haze, strength = {"clear": (0, 0.0), "cloudy": (150, 0.10), "rain": (140, 0.20), "dusty": (196, 0.14)}[scene.weather]
+    """Return the look-up table of light, haze and the camera's own exposure: 256 entries for each of R, G, B."""
+    haze, strength = _HAZES[scene.weather]
     levels = np.arange(256) * (1 - strength) + haze * strength
-    return [int(value) for factor in LIGHTS[scene.hour] for value in np.clip(np.rint(levels * factor), 0, 255)]
+    # Two recordings never have the same exposure and white balance; without that, colour would tell too much.
+    rng = np.random.default_rng((scene.seed, 6))
+    factors = np.array(LIGHTS[scene.hour]) * rng.uniform(0.86, 1.10) * rng.uniform(0.94, 1.06, 3)
+    return [int(value) for factor in factors for value in np.clip(np.rint(levels * factor), 0, 255)]
 
 
 def _draw_frame(scene: Scene, time_s: float, view: View, backdrop: Image.Image, table: list[int]) -> Frame:
@@ -49,7 +54,8 @@ def _draw_frame(scene: Scene, time_s: float, view: View, backdrop: Image.Image, 
     draw = ImageDraw.Draw(canvas, "RGBA")
     states = [(actor, state_at(actor, scene.actor_time_s(time_s))) for actor in scene.actors]
     for actor, state in sorted(states, key=lambda pair: pair[1].y):
-        place = Place(view.x(state.x) + margin_x - left, view.y(state.y) + margin_y - top, state.size * view.unit, state.facing)
+        x, y = view.x(state.x) + margin_x - left, view.y(state.y) + margin_y - top
+        place = Place(x, y, state.size * view.unit, state.facing)
         _draw_actor(draw, scene, actor, state, place, time_s)
     if scene.weather == "dusty":
         veil = mix(scene.site.ground, (255, 250, 240), 0.3)
@@ -67,7 +73,9 @@ def _average_down(canvas: Image.Image, view: View, zoom: float) -> Image.Image:
     return canvas.resize((view.width // OVERSAMPLING, view.height // OVERSAMPLING), Image.Resampling.BOX, box=box)
 
 
-def _draw_actor(draw: ImageDraw.ImageDraw, scene: Scene, actor: Actor, state: State, place: Place, time_s: float) -> None:
+def _draw_actor(
+    draw: ImageDraw.ImageDraw, scene: Scene, actor: Actor, state: State, place: Place, time_s: float
+) -> None:
     site = scene.site
     dust_colour = mix(site.ground, (255, 246, 230), 0.42)
     if actor.dust and state.action in _RAISES_DUST:
@@ -75,7 +83,8 @@ def _draw_actor(draw: ImageDraw.ImageDraw, scene: Scene, actor: Actor, state: St
         effects.draw_dust(draw, place.x, place.y, place.size, actor.dust, dust_colour, time_s, actor.phase_rad, trail)
     if not actor.wade and actor.kind not in ("bird", "dust_devil"):
         half = place.size * (0.5 if state.pose is None or state.pose.view == "side" else 0.36)
-        draw.ellipse((place.x - half, place.y - 0.05 * place.size, place.x + half, place.y + 0.07 * place.size), fill=(30, 26, 22, 80))
+        above, below = place.y - 0.05 * place.size, place.y + 0.07 * place.size
+        draw.ellipse((place.x - half, above, place.x + half, below), fill=_SHADOW)
     if state.pose is not None:
         _draw_herd_member(draw, scene, actor, state.pose, place, time_s)
     elif actor.kind == "antelope":
@@ -88,7 +97,8 @@ def _draw_actor(draw: ImageDraw.ImageDraw, scene: Scene, actor: Actor, state: St
     elif actor.kind == "bird":
         _draw_bird(draw, actor, state, place, time_s)
     elif actor.kind == "dust_devil":
-        effects.draw_dust_devil(draw, place.x, place.y, place.size, mix(dust_colour, (196, 160, 112), 0.5), time_s + actor.phase_rad)
+        sandy = mix(dust_colour, (196, 160, 112), 0.5)
+        effects.draw_dust_devil(draw, place.x, place.y, place.size, sandy, time_s + actor.phase_rad)
 
 
 def _draw_bird(draw: ImageDraw.ImageDraw, actor: Actor, state: State, place: Place, time_s: float) -> None:

@@ -33,7 +33,7 @@ def draw_jets(draw: ImageDraw.ImageDraw, tip: tuple[float, float], size: float, 
             tau = k / 9 * 0.95 * strength
             x = tip[0] + facing * across * wobble * tau * size * 0.72
             y = tip[1] - (up * wobble * tau - 1.75 * tau * tau) * size * 0.72
-            draw.line((*last, x, y), fill=(*_FOAM, 215), width=max(2, round(size * 0.062 * (1 - 0.45 * tau))))
+            draw.line((*last, x, y), fill=(*_FOAM, 215), width=max(2, round(size * 0.075 * (1 - 0.45 * tau))))
             last = (x, y)
         for k in range(5):
             tau = ((k + _hash(jet * 7 + k)) / 5 + 1.3 * time_s) % 1.0 * strength
@@ -76,8 +76,9 @@ def draw_dust(draw: ImageDraw.ImageDraw, x: float, y: float, size: float, amount
         age = (time_s * 0.9 + _hash(k + phase)) % 1.0
         spread = (_hash(3.1 * k + phase) - 0.5) * 2
         r = size * (0.10 + 0.22 * age)
-        px, py = x + size * (0.75 * spread * (0.6 + 0.6 * age) + drift * age), y - size * 0.30 * age * (1.2 - abs(spread))
-        _disc(draw, px, py, r * 1.25, r * 0.8, (*colour, round(150 * (1 - age) * min(1.0, 0.5 + amount))))
+        px = x + size * (0.75 * spread * (0.6 + 0.6 * age) + drift * age)
+        py = y - size * 0.30 * age * (1.2 - abs(spread))
+        _disc(draw, px, py, r * 1.25, r * 0.8, (*colour, round(150 * (1 - age) * min(1.0, 0.6 + amount))))
 
 
 def draw_dust_devil(draw: ImageDraw.ImageDraw, x: float, y: float, height: float, colour: RGB, time_s: float) -> None:
@@ -90,7 +91,9 @@ def draw_dust_devil(draw: ImageDraw.ImageDraw, x: float, y: float, height: float
         _disc(draw, x + sway + swirl, y - part * height, r, r * 0.45, (*colour, round(165 - 60 * part)))
 
 
-def draw_wind(draw: ImageDraw.ImageDraw, width: int, y: float, unit: float, colour: RGB, time_s: float, seed: int) -> None:
+def draw_wind(
+    draw: ImageDraw.ImageDraw, width: int, y: float, unit: float, colour: RGB, time_s: float, seed: int
+) -> None:
     """Draw veils of dust that drift over the ground from the row `y` downwards."""
     for k in range(9):
         speed = 0.12 + 0.2 * _hash(k + 0.37 * (seed % 97))

@@ -4,6 +4,7 @@ Outlines are complex numbers in the animal's own frame: x forwards, y up, the sh
 Knows how an elephant looks; knows nothing of what it does or of the scene around it.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,7 +52,8 @@ def smooth_outline(corners: list[tuple[float, float]], steps: int = 5) -> Points
 
 def turn(points: Points, degrees: float, about: complex) -> Points:
     """Return `points` rotated anticlockwise by `degrees` about a point."""
-    return about + (points - about) * np.exp(1j * np.radians(degrees))
+    radians = math.radians(degrees)
+    return about + (points - about) * complex(math.cos(radians), math.sin(radians))
 
 
 def ribbon(centre: Points, widths: npt.NDArray[np.float64]) -> Points:
@@ -81,6 +83,7 @@ _FRONT_BODY = smooth_outline([(-0.37, 0.62), (-0.28, 0.92), (0.0, 1.02), (0.28, 
 _STEPS = np.linspace(0, 1, 9)
 _IVORY: RGB = (238, 230, 206)
 _EYE: RGB = (34, 28, 26)
+_EAR_PINK: RGB = (206, 138, 124)
 
 
 def trunk_line(pose: Pose, calf: bool) -> Points:
@@ -136,13 +139,13 @@ def _draw_side(draw: ImageDraw.ImageDraw, pose: Pose, place: Place, skin: RGB, c
             fill(ribbon(_leg(hip_x, phase, pose), widths), mix(skin, dark, 0.25))
     fill(head_part(_HEAD), mix(skin, light, 0.35))
     trunk = trunk_line(pose, calf)
-    fill(ribbon(trunk, np.linspace(0.22, 0.085, 9)), mix(skin, light, 0.2))
+    fill(ribbon(trunk, np.linspace(0.24, 0.11, 9)), mix(skin, light, 0.2))
     if not calf:
         fill(head_part(_TUSK), _IVORY)
-    spread = turn((_EAR - _EAR_ROOT) * complex(0.85 + 0.65 * pose.ear, 0) + _EAR_ROOT, -26 * pose.ear, _EAR_ROOT)
+    spread = turn((_EAR - _EAR_ROOT) * complex(0.82 + 0.88 * pose.ear, 0) + _EAR_ROOT, -26 * pose.ear, _EAR_ROOT)
     fill(head_part(spread), mix(skin, dark, 0.45))
     inner = _EAR_ROOT + (spread - _EAR_ROOT) * 0.72
-    fill(head_part(inner), mix(skin, (176, 128, 118), 0.30))
+    fill(head_part(inner), mix(skin, _EAR_PINK, 0.25))
     eye = posed(head_part(np.array([0.61 + 0.84j])), pose)[0]
     _dot(draw, place, eye, 0.026)
 
@@ -173,13 +176,14 @@ def _draw_front(draw: ImageDraw.ImageDraw, pose: Pose, place: Place, skin: RGB) 
         ear = turn(squeezed, -10 + 18 * pose.ear, 0.14 + 0.9j)
         ear = ear if side == 1 else -np.conj(ear)
         fill(ear, mix(skin, dark, 0.2))
-        fill(side * 0.2 + 0.84j + (ear - side * 0.2 - 0.84j) * 0.78, mix(skin, (176, 128, 118), 0.30))
+        fill(side * 0.2 + 0.84j + (ear - side * 0.2 - 0.84j) * 0.78, mix(skin, _EAR_PINK, 0.25))
     fill(_FRONT_HEAD, mix(skin, light, 0.4))
     for side in (-1, 1):
         tusk = np.array([0.13 + 0.66j, 0.20 + 0.50j, 0.24 + 0.40j])
         fill(ribbon(tusk if side == 1 else -np.conj(tusk), np.array([0.07, 0.055, 0.02])), _IVORY)
     angles = np.radians(pose.trunk_deg + pose.curl_deg * _STEPS[:-1])
-    trunk = 0.70j + np.concatenate([[0j], np.cumsum(np.exp(1j * angles))]) * 0.66 / 8
+    steps = np.asarray(np.exp(1j * angles) * 0.66 / 8, dtype=np.complex128)
+    trunk = np.cumsum(np.concatenate([np.array([0.70j]), steps]))
     fill(ribbon(trunk, np.linspace(0.22, 0.10, 9)), mix(skin, light, 0.15))
     for side in (-1, 1):
         _dot(draw, place, side * 0.13 + 0.84j + 1j * pose.lift, 0.026)

@@ -13,15 +13,20 @@ from pathlib import Path
 import av
 import numpy as np
 import numpy.typing as npt
+from av.codec.context import Flags
+from av.container import OutputContainer
 
 from models.files import replacing
 
 _CODEC_OPTIONS: dict[str, dict[str, str]] = {
-    "libx264": {"preset": "veryfast", "crf": "27"},
+    # With its macroblock tree, x264 core 165 gives other bytes from run to run even on one thread; without, the same.
+    "libx264": {"preset": "veryfast", "crf": "27", "x264-params": "mbtree=0"},
     "libx265": {"preset": "superfast", "crf": "28", "x265-params": "pools=none:frame-threads=1:log-level=none:info=0"},
     "libvpx-vp9": {"deadline": "realtime", "cpu-used": "7", "crf": "38", "b": "0"},
     "mpeg4": {"qmin": "4", "qmax": "7"},
 }
+_AVI_DELAY = 2304  # samples: two frames of MPEG audio, more than the delay of the encoder
+_FORMATS = {"mkv": "matroska"}
 _SAMPLE_RATES_HZ = {"aac": 32000, "libopus": 48000, "libmp3lame": 32000}
 # Milliseconds: fine enough for a variable frame rate, and coarse enough for every container and codec used here.
 _VARIABLE_TIME_BASE = Fraction(1, 1000)
@@ -65,13 +70,11 @@ def write_video(path: Path, frames: Iterable[npt.NDArray[np.uint8]], times_s: li
 
     seed: fixes the sound, where the encoding has any
     """
+    container = _FORMATS.get(encoding.extension, encoding.extension)
     with replacing(path) as temporary:
-        with av.open(str(temporary), "w", format=_format_of(encoding.extension), options={"fflags": "+bitexact"}) as out:
+        with av.open(str(temporary), "w", format=container, options={"fflags": "+bitexact"}) as out:
             video = _add_video(out, encoding)
-            audio = out.add_stream(encoding.audio, rate=_SAMPLE_RATES_HZ[encoding.audio]) if encoding.audio else None
-            if audio is not None:
-                audio.layout, audio.bit_rate = "mono", 20_000
-                audio.codec_context.flags |= av.codec.context.Flags.bitexact
+            audio = _add_audio(out, encoding.audio) if encoding.audio is not None else None
             for pixels, time_s in zip(frames, times_s, strict=True):
                 stored = np.ascontiguousarray(np.rot90(pixels)) if encoding.is_rotated else pixels
                 frame = av.VideoFrame.from_ndarray(stored, format="rgb24")
@@ -80,19 +83,20 @@ def write_video(path: Path, frames: Iterable[npt.NDArray[np.uint8]], times_s: li
                 out.mux(video.encode(frame))
             out.mux(video.encode(None))
             if audio is not None:
-                for block in _rumble(times_s[-1] + float(1 / encoding.fps), audio.rate, seed):
+                # AVI has no negative times: an encoder's delay there would push the picture off its grid.
+                first = _AVI_DELAY if encoding.extension == "avi" else 0
+                for block in _rumble(
+                    times_s[-1] + float(1 / encoding.fps), audio.codec_context.sample_rate, seed, first
+                ):
                     out.mux(audio.encode(block))
                 out.mux(audio.encode(None))
         if encoding.is_rotated:
             temporary.write_bytes(_with_rotation(temporary.read_bytes()))
 
 
-def _format_of(extension: str) -> str:
-    return {"mkv": "matroska"}.get(extension, extension)
-
-
-def _add_video(out: av.container.OutputContainer, encoding: Encoding) -> av.video.stream.VideoStream:
+def _add_video(out: OutputContainer, encoding: Encoding) -> av.VideoStream:
     video = out.add_stream(encoding.codec, rate=encoding.fps, options=dict(_CODEC_OPTIONS[encoding.codec]))
+    assert isinstance(video, av.VideoStream)
     size = (encoding.width, encoding.height)
     video.width, video.height = size[::-1] if encoding.is_rotated else size
     video.pix_fmt = "yuv420p"
@@ -100,13 +104,22 @@ def _add_video(out: av.container.OutputContainer, encoding: Encoding) -> av.vide
     context.time_base = _VARIABLE_TIME_BASE if encoding.is_variable else 1 / encoding.fps
     context.thread_count = 1
     context.gop_size = 60
-    context.flags |= av.codec.context.Flags.bitexact
+    context.flags |= Flags.bitexact
     if encoding.codec == "libx265" and encoding.extension in ("mp4", "mov"):
         context.codec_tag = "hvc1"
     return video
 
 
-def _rumble(duration_s: float, rate_hz: int, seed: int) -> Iterator[av.AudioFrame]:
+def _add_audio(out: OutputContainer, codec: str) -> av.AudioStream:
+    audio = out.add_stream(codec, rate=_SAMPLE_RATES_HZ[codec])
+    assert isinstance(audio, av.AudioStream)
+    context = audio.codec_context
+    context.layout, context.bit_rate, context.thread_count = "mono", 20_000, 1
+    context.flags |= Flags.bitexact
+    return audio
+
+
+def _rumble(duration_s: float, rate_hz: int, seed: int, first: int) -> Iterator[av.AudioFrame]:
     """Yield a low rumble under faint wind, float32 in blocks of 1024 samples. It says nothing about the picture."""
     rng = np.random.default_rng((seed, 5))
     num_samples = int(duration_s * rate_hz)
@@ -116,7 +129,7 @@ def _rumble(duration_s: float, rate_hz: int, seed: int) -> Iterator[av.AudioFram
     for start in range(0, num_samples, 1024):
         block = sound[None, start : start + 1024].astype(np.float32)
         frame = av.AudioFrame.from_ndarray(block, format="fltp", layout="mono")
-        frame.sample_rate, frame.pts, frame.time_base = rate_hz, start, Fraction(1, rate_hz)
+        frame.sample_rate, frame.pts, frame.time_base = rate_hz, first + start, Fraction(1, rate_hz)
         yield frame
 
 

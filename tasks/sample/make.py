@@ -12,9 +12,9 @@ from models.errors import DataError
 from models.files import read_json, replacing_folder, write_json
 from tasks.sample.draw import Frame, draw_frames
 from tasks.sample.encode import write_video
-from tasks.sample.plan import Clip, plan_clips, plan_unseen
+from tasks.sample.plan import DURATION_S, Clip, plan_clips, plan_unseen
 
-NUM_CLIPS = 108
+NUM_CLIPS = 128
 SEED = 7
 
 _RECORD = "sample.json"
@@ -25,7 +25,7 @@ def make_sample(
     num_clips: int = NUM_CLIPS,
     seed: int = SEED,
     on_progress: Callable[[int, int], None] | None = None,
-    duration_s: tuple[float, float] = (6.0, 9.0),
+    duration_s: tuple[float, float] = DURATION_S,
 ) -> list[Clip]:
     """Write the sample data set to the folder `out`, all of it or nothing, and return its annotated clips.
 

@@ -87,8 +87,8 @@ def _bathe(t: float, shift: float) -> Pose:
 def _entwine(t: float, shift: float) -> Pose:
     sway = _wave(t, 1.5)
     upper = 1.0 if math.cos(shift) > 0 else -1.0
-    return Pose(trunk_deg=24 + 26 * upper + 9 * sway, curl_deg=-118 * upper + 24 * sway, ear=0.85 + 0.15 * sway,
-                head_deg=11 + 4 * sway, body_deg=1.5 * sway)  # fmt: skip
+    return Pose(trunk_deg=24 + 26 * upper + 9 * sway, curl_deg=-118 * upper + 24 * sway, ear=0.9 + 0.1 * sway,
+                head_deg=15 + 4 * sway, body_deg=1.5 * sway)  # fmt: skip
 
 
 def _run(t: float, shift: float) -> Pose:

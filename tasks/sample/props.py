@@ -12,7 +12,8 @@ from tasks.sample.elephant import Place, ribbon, smooth_outline
 from tasks.sample.sites import RGB, mix
 
 _ANTELOPE = smooth_outline([(-0.52, 0.74), (-0.30, 0.86), (0.20, 0.84), (0.46, 1.06), (0.50, 1.30), (0.62, 1.36),
-                            (0.80, 1.22), (0.62, 1.18), (0.58, 0.90), (0.40, 0.60), (-0.10, 0.54), (-0.46, 0.58)])  # fmt: skip
+                            (0.80, 1.22), (0.62, 1.18), (0.58, 0.90), (0.40, 0.60), (-0.10, 0.54),
+                            (-0.46, 0.58)])  # fmt: skip
 _ROCK = smooth_outline([(-0.66, 0.0), (-0.60, 0.55), (-0.40, 0.88), (0.0, 0.94), (0.30, 0.98), (0.52, 1.02),
                         (0.74, 0.86), (0.82, 0.50), (0.86, 0.14), (0.80, 0.0)])  # fmt: skip
 _ROCK_ARCH = smooth_outline([(-0.22, 0.0), (-0.18, 0.24), (0.0, 0.34), (0.16, 0.22), (0.20, 0.0)])
@@ -31,7 +32,8 @@ def draw_antelope(draw: ImageDraw.ImageDraw, place: Place, gait_rad: float) -> N
     for hip, shift in ((-0.38, 0.0), (0.34, 2.2), (-0.30, 0.5), (0.42, 2.7)):
         swing = 0.75 * math.sin(gait_rad + shift)
         leg = np.array([hip + 0.62j, hip + 0.30 * swing + 0.32j, hip + 0.62 * swing + 0.04j])
-        draw.polygon(place.to_pixels(ribbon(leg, np.array([0.14, 0.08, 0.06]))), fill=dark if hip in (-0.38, 0.34) else coat)
+        outline = place.to_pixels(ribbon(leg, np.array([0.14, 0.08, 0.06])))
+        draw.polygon(outline, fill=dark if hip in (-0.38, 0.34) else coat)
     draw.polygon(place.to_pixels(_ANTELOPE), fill=coat)
     draw.line(place.to_pixels(np.array([0.56 + 1.34j, 0.50 + 1.56j, 0.42 + 1.72j])), fill=(50, 40, 34), width=2)
     belly = smooth_outline([(-0.40, 0.62), (0.0, 0.62), (0.34, 0.66), (0.0, 0.55)])
@@ -45,8 +47,8 @@ def draw_rock(draw: ImageDraw.ImageDraw, place: Place, colour: RGB) -> None:
     draw.polygon(place.to_pixels(_ROCK_LIGHT), fill=mix(colour, (250, 244, 230), 0.25))
     for hollow in (_ROCK_ARCH, _ROCK_NOTCH):
         draw.polygon(place.to_pixels(hollow), fill=shade)
-    for crack in (np.array([-0.40 + 0.50j, -0.20 + 0.62j, -0.16 + 0.80j]), np.array([0.36 + 0.92j, 0.42 + 0.6j, 0.34 + 0.4j])):
-        draw.line(place.to_pixels(crack), fill=shade, width=2)
+    for crack in ([-0.40 + 0.50j, -0.20 + 0.62j, -0.16 + 0.80j], [0.36 + 0.92j, 0.42 + 0.6j, 0.34 + 0.4j]):
+        draw.line(place.to_pixels(np.array(crack)), fill=shade, width=2)
 
 
 def draw_bird(draw: ImageDraw.ImageDraw, place: Place, beat: float) -> None:
@@ -58,15 +60,16 @@ def draw_bird(draw: ImageDraw.ImageDraw, place: Place, beat: float) -> None:
     draw.line(place.to_pixels(np.array([0.58 + 0.92j, 0.84 + 0.86j])), fill=(214, 160, 60), width=2)
     if beat:
         for root, colour in ((0.0, grey), (0.08, white)):
-            wing = np.array([root + 0.56j, root - 0.34 + (0.6 + 0.7 * beat) * 1j, root - 0.85 + (0.55 + 1.0 * beat) * 1j,
-                             root - 0.30 + 0.42j])  # fmt: skip
+            elbow, tip = -0.34 + (0.6 + 0.7 * beat) * 1j, -0.85 + (0.55 + 1.0 * beat) * 1j
+            wing = np.array([0.56j, elbow, tip, -0.30 + 0.42j]) + complex(root)
             draw.polygon(place.to_pixels(wing), fill=colour)
 
 
 def draw_jeep(draw: ImageDraw.ImageDraw, place: Place, colour: RGB, roll_rad: float) -> None:
     """Draw a jeep. roll_rad: how far its wheels have turned."""
     draw.polygon(place.to_pixels(_CAR), fill=colour)
-    draw.polygon(place.to_pixels(np.array([-1.0 + 0.28j, -1.0 + 0.44j, 1.05 + 0.44j, 1.06 + 0.28j])), fill=mix(colour, (20, 20, 20), 0.35))
+    sill = np.array([-1.0 + 0.28j, -1.0 + 0.44j, 1.05 + 0.44j, 1.06 + 0.28j])
+    draw.polygon(place.to_pixels(sill), fill=mix(colour, (20, 20, 20), 0.35))
     for window in _WINDOWS:
         draw.polygon(place.to_pixels(window), fill=(196, 214, 220))
     for x in (-0.62, 0.66):
@@ -74,5 +77,5 @@ def draw_jeep(draw: ImageDraw.ImageDraw, place: Place, colour: RGB, roll_rad: fl
         for radius, fill in ((0.25, (40, 38, 38)), (0.12, (170, 168, 160))):
             r = radius * place.size
             draw.ellipse((cx - r, cy - r, cx + r, cy + r), fill=fill)
-        spoke = 0.10 * np.exp(-1j * roll_rad)
+        spoke = complex(0.10 * math.cos(roll_rad), -0.10 * math.sin(roll_rad))
         draw.line(place.to_pixels(x + 0.24j + np.array([-spoke, spoke])), fill=(60, 58, 58), width=2)
