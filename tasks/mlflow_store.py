@@ -97,21 +97,19 @@ def reachable(tracking_uri: str) -> Iterator[None]:
 @contextlib.contextmanager
 def fluent(tracking_uri: str) -> Iterator[None]:
     """Point MLflow's global state at the store for the block, for the calls that take no client; then put it back."""
-    before, environment = mlflow.get_tracking_uri(), os.environ.get("MLFLOW_TRACKING_URI")
-    registry_before = mlflow.get_registry_uri()
+    names = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")  # set_tracking_uri writes the first
+    before, environment = mlflow.get_tracking_uri(), {name: os.environ.pop(name, None) for name in names}
     mlflow.set_tracking_uri(tracking_uri)
-    mlflow.set_registry_uri(tracking_uri)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # advice on type hints and input examples, in colour
             yield
     finally:
         mlflow.set_tracking_uri(before)
-        mlflow.set_registry_uri(registry_before)
-        if environment is None:  # set_tracking_uri writes it too
-            os.environ.pop("MLFLOW_TRACKING_URI", None)
-        else:
-            os.environ["MLFLOW_TRACKING_URI"] = environment
+        for name, value in environment.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def _check_sqlite(path: Path, tracking_uri: str) -> None:

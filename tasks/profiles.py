@@ -120,13 +120,16 @@ def _merge(target: Any, values: Mapping[str, Any], place: tuple[str, ...], chang
             target[key] = present = CommentedMap()
         if isinstance(value, Mapping) and isinstance(present, Mapping):
             _merge(present, value, here, changes)
+        elif isinstance(value, Mapping) and present is not None:
+            raise ParamsError(f"{'.'.join(here)}: is the value {_plain(present)!r}, not a section; it has no keys")
         elif isinstance(present, Mapping):
             raise ParamsError(f"{'.'.join(here)}: is a section, cannot become {value!r}; set a key in it")
-        elif key not in target or present != value or type(present) is not type(value):
-            changes.append(
-                f"{'.'.join(here)}: {present!r} -> {value!r}" if key in target else f"{'.'.join(here)}: {value!r}"
-            )
-            target[key] = value
+        else:
+            known = _plain(present)
+            if key not in target or known != value or type(known) is not type(value):
+                before = f"{known!r} -> " if key in target else ""
+                changes.append(f"{'.'.join(here)}: {before}{value!r}")
+                target[key] = value
 
 
 def _check_sections(document: Mapping[str, Any], path: Path, changed: set[str]) -> None:

@@ -35,5 +35,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def repository(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TinyRepository:
     root = tmp_path / "repository"
     shutil.copytree(template, root, symlinks=True)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(root / "scripts"), str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(root / "scripts"), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    )
     return TinyRepository(Settings(root, f"sqlite:///{root / 'mlflow' / 'mlflow.db'}"))

@@ -1,0 +1,274 @@
+"""The registry's model, logged, resolved, loaded and served, with a real small engine and real video files."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from flows.registry import CHAMPION, ModelVersion, Registry
+from flows.settings import Settings
+from models.encoder import EncoderSpec
+from models.engines import build_engine
+from models.errors import ModelError, RegistryError, TrackingUnavailable
+from models.highlighter import Highlighter, HighlighterSpec
+from models.served import save_served
+from models.video import Sampling
+from tasks.mlflow_store import connect, fluent, mlflow
+from tasks.model_uri import resolve, resolve_model
+from tasks.score import identify_model
+
+SIDE = 32
+SPEC = HighlighterSpec(
+    encoder=EncoderSpec(
+        name="tiny",
+        pretrained=None,
+        model_config={
+            "embed_dim": 24,
+            "vision_cfg": {"image_size": SIDE, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16},
+        },
+        image_size=SIDE,
+        mean=(0.48, 0.46, 0.41),
+        std=(0.27, 0.26, 0.28),
+    ),
+    sampling=Sampling(4.0, SIDE, "squash"),
+    unfreeze_blocks=1,
+    temporal="none",
+    hidden_dim=16,
+    window=6,
+    threshold=0.4,
+)
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    root = tmp_path_factory.mktemp("repository")
+    return Settings(root, f"sqlite:///{root / 'mlflow' / 'mlflow.db'}")
+
+
+@pytest.fixture(scope="module")
+def champion(settings: Settings) -> ModelVersion:
+    """A served model, registered and promoted as the flow does it."""
+    torch.manual_seed(3)
+    highlighter = Highlighter(SPEC).eval()
+    folder = settings.build / "compile" / "model"
+    build_engine("torchscript", highlighter.tower, settings.root / "engine", SIDE, "float32")
+    save_served(folder, settings.root / "engine", highlighter.head, SPEC)
+    shutil.rmtree(settings.root / "engine")
+    client = connect(settings.tracking_uri)
+    experiment = client.create_experiment(
+        "herdlight", artifact_location=(settings.root / "mlflow" / "artifacts").as_uri()
+    )
+    run = client.create_run(experiment)
+    evaluation = settings.root / "evaluation.json"
+    evaluation.write_text("{}")
+    registry = Registry(client, settings)
+    model_hash = identify_model(folder, "").sha256
+    version = registry.register(run.info.run_id, folder, model_hash, {"evaluation": evaluation}, {})
+    registry.promote(version)
+    return version
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("footage") / "élan 1.mp4"
+    rng = np.random.default_rng(0)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for _ in range(16):
+            pixels = rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("uri", [f"models:/herdlight@{CHAMPION}", "models:/herdlight/1"])
+def test_names_resolve_to_the_registered_folder(settings: Settings, champion: ModelVersion, uri: str) -> None:
+    found = resolve(uri, settings.tracking_uri)
+    assert (found.uri, found.version, found.sha256) == (uri, "1", champion.model_hash)
+    assert (found.folder / "model.json").is_file()
+    assert (found.folder.parent / "evaluation.json").is_file()
+    assert resolve_model(uri, settings.tracking_uri) == found.folder
+
+
+def test_a_folder_resolves_to_itself(settings: Settings, champion: ModelVersion, tmp_path: Path) -> None:
+    folder = settings.build / "compile" / "model"
+    assert resolve_model(folder) == folder
+    assert resolve(str(folder)).sha256 == champion.model_hash
+    with pytest.raises(RegistryError, match="no such folder"):
+        resolve(tmp_path / "nope")
+    with pytest.raises(RegistryError, match=r"model\.json"):
+        resolve(tmp_path)
+
+
+@pytest.mark.usefixtures("champion")
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        ("models:/herdlight@challenger", "aliases: champion"),
+        ("models:/herdlight/7", "no such version"),
+        ("models:/giraffes@champion", "no model 'giraffes'"),
+        ("models:/giraffes/1", "no such version"),
+        ("models:/herdlight", "NAME@ALIAS"),
+        ("models:/herdlight/Production", "NAME@ALIAS"),
+    ],
+)
+def test_names_that_are_not_there(settings: Settings, uri: str, words: str) -> None:
+    with pytest.raises(RegistryError) as missing:
+        resolve(uri, settings.tracking_uri)
+    assert words in str(missing.value)
+    assert uri in str(missing.value)
+
+
+def test_a_registry_that_is_away(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for uri in (f"sqlite:///{tmp_path / 'file' / 'mlflow.db'}", "http://127.0.0.1:9"):
+        with pytest.raises(TrackingUnavailable, match="does not answer"):
+            resolve("models:/herdlight@champion", uri)
+
+
+def test_a_damaged_download_is_not_served(settings: Settings, champion: ModelVersion) -> None:
+    path = resolve(champion.uri, settings.tracking_uri).folder / "model.json"
+    whole = path.read_bytes()
+    path.write_bytes(whole + b" ")
+    try:
+        with pytest.raises(ModelError, match="not those that were registered"):
+            resolve(champion.uri, settings.tracking_uri)
+    finally:
+        path.write_bytes(whole)
+
+
+@pytest.mark.usefixtures("champion")
+def test_predictions_row_by_row(settings: Settings, clip: Path, tmp_path: Path) -> None:
+    with fluent(settings.tracking_uri):
+        model = mlflow.pyfunc.load_model(f"models:/herdlight@{CHAMPION}")
+    (tmp_path / "bad.mp4").write_bytes(b"no video at all")
+    rows = model.predict([{"video": str(clip)}, {"video": str(tmp_path / "bad.mp4")}, {"video": "nowhere.mp4"}])
+    good, bad, absent = rows
+    assert (good["video"], good["threshold"], good["error"]) == (str(clip), 0.4, None)
+    assert good["duration_s"] == pytest.approx(2.0, abs=0.2)
+    assert bad["spans"] == absent["spans"] == []
+    assert "bad.mp4" in bad["error"]
+    assert "nowhere.mp4" in absent["error"]
+    (everything,) = model.predict([{"video": str(clip)}], params={"threshold": 0.0})
+    (span,) = everything["spans"]
+    assert (span["start_s"], span["end_s"]) == (0.0, good["duration_s"])
+    assert 0 <= span["score"] <= 1
+    (nothing,) = model.predict([{"video": str(clip)}], params={"threshold": 1.0})
+    assert nothing["spans"] == []
+    json.dumps(rows)
+
+
+@pytest.mark.usefixtures("champion")
+def test_mlflow_serves_it_in_another_process_without_the_repository(
+    settings: Settings, clip: Path, tmp_path: Path
+) -> None:
+    port = _free_port()
+    model = ["models", "serve", "-m", f"models:/herdlight@{CHAMPION}", "--env-manager", "local"]
+    address = ["-h", "127.0.0.1", "-p", str(port)]
+    environment = {"MLFLOW_TRACKING_URI": settings.tracking_uri}
+    with _running([*model, *address], f"http://127.0.0.1:{port}/ping", environment, tmp_path):
+        url = f"http://127.0.0.1:{port}/invocations"
+        request = {
+            "dataframe_records": [{"video": str(clip)}, {"video": "nowhere.mp4"}],
+            "params": {"threshold": 0.0},
+        }
+        good, absent = _post(url, request)["predictions"]
+    assert len(good["spans"]) == 1
+    assert good["error"] is None
+    assert "nowhere.mp4" in absent["error"]
+
+
+@pytest.mark.usefixtures("champion")
+def test_a_registry_on_a_server_is_downloaded_once(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HERDLIGHT_CACHE", str(tmp_path / "cache"))
+    database = tmp_path / "server.db"
+    shutil.copyfile(settings.root / "mlflow" / "mlflow.db", database)  # its tables; the version there is not asked for
+    port = _free_port()
+    store = ["--backend-store-uri", f"sqlite:///{database}", "--artifacts-destination", str(tmp_path / "artifacts")]
+    command = ["server", *store, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    there = Settings(settings.root, f"http://127.0.0.1:{port}", model_name="far")
+    with _running(command, f"{there.tracking_uri}/health", {}, tmp_path):
+        client = connect(there.tracking_uri)
+        registry = Registry(client, there)
+        folder = settings.build / "compile" / "model"
+        run = client.create_run(client.create_experiment("far"))
+        version = registry.register(run.info.run_id, folder, identify_model(folder, "").sha256, {}, {})
+        registry.promote(version)
+        found = resolve(f"models:/far@{CHAMPION}", there.tracking_uri)
+        assert found.folder.is_relative_to(tmp_path / "cache")
+        assert found.sha256 == version.model_hash
+        with monkeypatch.context() as patch:
+            patch.setattr(mlflow.artifacts, "download_artifacts", lambda **_: pytest.fail("downloaded again"))
+            assert resolve(version.uri, there.tracking_uri).folder == found.folder
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def _running(arguments: list[str], health: str, environment: dict[str, str], folder: Path) -> Iterator[None]:
+    """Run `mlflow` from a folder where herdlight's code is not to be found, until the block ends."""
+    entries = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    path = [entry for entry in entries if entry and not (Path(entry) / "tasks").is_dir()]
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", *arguments],
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(path),
+                "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+                **environment,
+            },
+            cwd=folder,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        _wait_until_healthy(process, health, folder / "log")
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _wait_until_healthy(process: "subprocess.Popen[bytes]", url: str, log: Path) -> None:
+    deadline_s = time.monotonic() + 120
+    while time.monotonic() < deadline_s and process.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except OSError:
+            time.sleep(0.3)
+    raise AssertionError(f"not served:\n{log.read_text()[-3000:]}")
+
+
+def _post(url: str, content: dict[str, Any]) -> Any:
+    request = urllib.request.Request(url, json.dumps(content).encode(), {"content-type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)
+    except urllib.error.HTTPError as error:
+        raise AssertionError(error.read().decode()) from error
