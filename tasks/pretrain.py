@@ -13,6 +13,7 @@ import io
 import logging
 import tempfile
 import unittest.mock
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +27,15 @@ from torch import nn
 import models.torchvision_operators  # noqa: F401  # isort: skip  (before open_clip)
 import open_clip_train.main as trainer
 
-from models.encoder import NANO, EncoderParams, EncoderSpec, named_encoder, register_nano, save_encoder, untrained_encoder
+from models.encoder import (
+    NANO,
+    EncoderParams,
+    EncoderSpec,
+    named_encoder,
+    register_nano,
+    save_encoder,
+    untrained_encoder,
+)
 from models.errors import DataError
 from models.manifest import VideoRow, read_manifest
 from models.params import Section
@@ -161,6 +170,10 @@ def _trainer_arguments(params: PretrainParams, folder: Path, num_train: int, num
     ]  # fmt: skip
 
 
+def _do_nothing(*_: object) -> None:
+    pass
+
+
 def _run_trainer(arguments: list[str], recorder: Recorder) -> None:
     """Run open_clip's trainer in this process, its figures going to `recorder` and its chatter nowhere."""
     register_nano()
@@ -174,10 +187,13 @@ def _run_trainer(arguments: list[str], recorder: Recorder) -> None:
         return run_evaluation(*rest, **{**named, "tb_writer": recorder})
 
     with (
+        warnings.catch_warnings(),
         unittest.mock.patch.multiple(trainer, train_one_epoch=train_one_epoch, evaluate=evaluate),
-        unittest.mock.patch.object(trainer, "setup_logging", lambda *_: None),
-        unittest.mock.patch.object(trainer.torch, "save", lambda *_: None),  # a pickle nobody reads
+        unittest.mock.patch.object(trainer, "setup_logging", _do_nothing),
+        unittest.mock.patch.object(trainer.torch, "save", _do_nothing),  # a pickle nobody reads
     ):
+        # open_clip 3.3 says so of the colour jitter and grey that it has just put to use.
+        warnings.filterwarnings("ignore", message="Unused augmentation cfg items")
         level = logging.getLogger().level
         logging.getLogger().setLevel(logging.ERROR)
         try:
