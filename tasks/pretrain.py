@@ -9,10 +9,13 @@ hands them the model and a TensorBoard writer: standing in for these two is how 
 since the only other way out is a pickle.
 """
 
+import functools
 import io
 import logging
+import random
 import tempfile
 import unittest.mock
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -138,7 +141,7 @@ def pretrain_nano(
             )
         recorder = Recorder()
         arguments = _trainer_arguments(params, folder, num_train, num_val)
-        _run_trainer(arguments, recorder)
+        _run_trainer(arguments, recorder, params.seed)
     assert recorder.model is not None
     return recorder.model, spec, recorder.history
 
@@ -161,9 +164,11 @@ def _trainer_arguments(params: PretrainParams, folder: Path, num_train: int, num
     ]  # fmt: skip
 
 
-def _run_trainer(arguments: list[str], recorder: Recorder) -> None:
+def _run_trainer(arguments: list[str], recorder: Recorder, seed: int) -> None:
     """Run open_clip's trainer in this process, its figures going to `recorder` and its chatter nowhere."""
     register_nano()
+    # Left alone, webdataset shuffles by the clock, and no two runs give the same weights.
+    shuffle = functools.partial(webdataset.shuffle, rng=random.Random(seed))
     run_epoch, run_evaluation = trainer.train_one_epoch, trainer.evaluate
 
     def train_one_epoch(model: nn.Module, *rest: Any, **named: Any) -> None:
@@ -177,7 +182,10 @@ def _run_trainer(arguments: list[str], recorder: Recorder) -> None:
         unittest.mock.patch.multiple(trainer, train_one_epoch=train_one_epoch, evaluate=evaluate),
         unittest.mock.patch.object(trainer, "setup_logging", lambda *_: None),
         unittest.mock.patch.object(trainer.torch, "save", lambda *_: None),  # a pickle nobody reads
+        unittest.mock.patch.object(webdataset, "shuffle", shuffle),
+        warnings.catch_warnings(),
     ):
+        warnings.filterwarnings("ignore", "Unused augmentation cfg")  # it names options that it has used
         level = logging.getLogger().level
         logging.getLogger().setLevel(logging.ERROR)
         try:
