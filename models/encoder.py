@@ -11,7 +11,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pydantic import Field
@@ -88,11 +88,11 @@ def model_config(name: str) -> dict[str, Any]:
     if name == NANO:
         config: dict[str, Any] = read_json(_NANO_CONFIG)
         return config
-    config = open_clip.get_model_config(name)
-    if config is None:
+    known = cast("dict[str, Any] | None", open_clip.get_model_config(name))  # its annotation leaves out None
+    if known is None:
         near = difflib.get_close_matches(name, open_clip.list_models(), n=3, cutoff=0.4)
         raise ParamsError(f"encoder.name = {name!r}: no such open_clip architecture; near: {', '.join([NANO, *near])}")
-    return config
+    return known
 
 
 def encoder_image_size(params: EncoderParams) -> int:
@@ -192,8 +192,9 @@ def _require_hub(params: EncoderParams) -> None:
         httpx.head(constants.ENDPOINT, timeout=params.hub_timeout_s)
     except httpx.HTTPError as error:
         raise WeightsUnavailable(
-            f"weights {params.pretrained!r} of {params.name} are not on this machine and the model hub does not answer "
-            f"({type(error).__name__}); offline choices: encoder.name = nano, or encoder.pretrained = a .safetensors file"
+            f"weights {params.pretrained!r} of {params.name} are not on this machine and the model hub does not "
+            f"answer ({type(error).__name__}); "
+            "offline choices: encoder.name = nano, or encoder.pretrained = a .safetensors file"
         ) from None
 
 

@@ -88,8 +88,9 @@ class Highlighter(nn.Module):
 
     def forward(self, tokens_BTLD: Tensor, times_s_BT: Tensor, mask_BT: Tensor) -> Tensor:
         """Return logits [B, T] of stored tokens [B, T, L, D]."""
-        features_BTE = self.tail(tokens_BTLD.flatten(0, 1)).unflatten(0, tokens_BTLD.shape[:2])
-        return self.head(features_BTE, times_s_BT, mask_BT)  # type: ignore[no-any-return]
+        features_BTE = torch.unflatten(self.tail(tokens_BTLD.flatten(0, 1)), 0, tokens_BTLD.shape[:2])
+        logits_BT: Tensor = self.head(features_BTE, times_s_BT, mask_BT)
+        return logits_BT
 
 
 def build_head(spec: HighlighterSpec) -> HighlightHead:
@@ -144,7 +145,7 @@ def score_features(
     index_BT = torch.tensor(starts)[:, None] + torch.arange(length)
     features, times = torch.from_numpy(np.ascontiguousarray(features_TE)), torch.from_numpy(times_s)
     total, count = torch.zeros(num_frames), torch.zeros(num_frames)
-    for part_BT in index_BT.split(_WINDOWS_AT_ONCE):
+    for part_BT in torch.split(index_BT, _WINDOWS_AT_ONCE):
         relative_BT = (times[part_BT] - times[part_BT[:, :1]]).float()
         logits_BT = head(features[part_BT], relative_BT, torch.ones_like(part_BT, dtype=torch.bool))
         total.index_add_(0, part_BT.flatten(), logits_BT.float().flatten())

@@ -112,7 +112,11 @@ class _Loop(lightning.LightningModule):
         head, params = set(self.model.head.parameters()), self.params
         groups = [
             {
-                "params": [p for p in self.parameters() if p.requires_grad and (p in head) == is_head and (p.ndim > 1) == decays],
+                "params": [
+                    p
+                    for p in self.parameters()
+                    if p.requires_grad and (p in head) == is_head and (p.ndim > 1) == decays
+                ],
                 "lr": params.learning_rate * (1.0 if is_head else params.tower_rate),
                 "weight_decay": params.weight_decay if decays else 0.0,
             }

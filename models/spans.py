@@ -62,7 +62,8 @@ class ScoreTrack:
         if not np.all((self.scores >= 0) & (self.scores <= 1)):
             raise ShapeError("score track: scores must lie in [0, 1], NaN is not a score")
         if not self.duration_s > self.times_s[-1]:
-            raise ShapeError(f"score track: duration {self.duration_s} s must be after the last frame {self.times_s[-1]} s")
+            last_s = self.times_s[-1]
+            raise ShapeError(f"score track: duration {self.duration_s} s must be after the last frame {last_s} s")
 
     def ends_s(self) -> npt.NDArray[np.float64]:
         """Return float64 [T]: where the stretch that each frame stands for ends, seconds."""

@@ -6,13 +6,16 @@ is enough, and herdlight calls neither. Import this module before open_clip, tim
 torch has CUDA it does nothing.
 """
 
+from typing import Any, cast
+
 import torch
 
 _SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
-_library = torch.library.Library("torchvision", "FRAGMENT") if torch.version.cuda is None else None  # lives as torch does
+# torch.library has no annotations. The library lives as long as torch does.
+_library: Any = cast(Any, torch.library).Library("torchvision", "FRAGMENT") if torch.version.cuda is None else None
 if _library is not None:
     for _schema in _SCHEMAS:
         _library.define(_schema)

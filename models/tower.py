@@ -35,7 +35,8 @@ class Tower(nn.Module):
         num_blocks = len(self.blocks())
         if not 0 <= num_trained <= num_blocks:
             raise ParamsError(
-                f"encoder.unfreeze_blocks = {num_trained}: {spec.name} has {num_blocks} blocks that can be trained alone"
+                f"encoder.unfreeze_blocks = {num_trained}: "
+                f"{spec.name} has {num_blocks} blocks that can be trained alone"
             )
         self.num_front = num_blocks - num_trained
         self.embed_dim = spec.embed_dim
@@ -58,7 +59,8 @@ class Tower(nn.Module):
         elif isinstance(self.visual, ModifiedResNet):
             x = self.visual.stem(x)
         else:
-            return self.visual(x)[:, None, :]  # type: ignore[no-any-return]
+            embeddings_NE: Tensor = self.visual(x)
+            return embeddings_NE[:, None, :]
         for block in self.blocks()[: self.num_front]:
             x = block(x)
         return x.flatten(2).transpose(1, 2) if isinstance(self.visual, ModifiedResNet) else x
@@ -68,15 +70,16 @@ class Tower(nn.Module):
         x = tokens_NLD
         if isinstance(self.visual, ModifiedResNet):
             side = math.isqrt(x.shape[1])
-            x = x.transpose(1, 2).unflatten(2, (side, side))
+            x = torch.unflatten(x.transpose(1, 2), 2, (side, side))
         for block in self.blocks()[self.num_front :]:
             x = block(x)
         if isinstance(self.visual, ModifiedResNet):
-            return self.visual.attnpool(x)  # type: ignore[no-any-return]
+            attended_NE: Tensor = self.visual.attnpool(x)
+            return attended_NE
         if not isinstance(self.visual, VisionTransformer):
             return x[:, 0]
-        pooled_ND, _ = self.visual._pool(x)
-        return pooled_ND if self.visual.proj is None else pooled_ND @ self.visual.proj  # type: ignore[no-any-return]
+        pooled_ND: Tensor = self.visual._pool(x)[0]
+        return pooled_ND if self.visual.proj is None else pooled_ND @ self.visual.proj
 
     def forward(self, pixels_NCHW: Tensor) -> Tensor:
         """Return embeddings [N, E] of float pixels [N, 3, H, W] in 0 to 255, RGB."""
@@ -100,7 +103,8 @@ class Tower(nn.Module):
     def trained_projection(self) -> nn.Parameter | None:
         """Return a transformer's image projection when it is trained; it is a parameter of no module but `visual`."""
         if isinstance(self.visual, VisionTransformer) and self.trained_modules():
-            return self.visual.proj
+            projection: nn.Parameter | None = self.visual.proj
+            return projection
         return None
 
     def freeze_front(self) -> None:

@@ -116,7 +116,7 @@ class SampledVideo:
     duration_s:  end of the video, above times_s[-1], seconds
     """
 
-    frames_THWC: Pixels  # noqa: N815
+    frames_THWC: Pixels
     times_s: npt.NDArray[np.float64]
     duration_s: float
 

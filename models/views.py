@@ -67,7 +67,7 @@ def apply_view(frames_TCHW: Tensor, view: View) -> Tensor:
     size = frames_TCHW.shape[-1]
     side = max(round(view.side * size), 1)
     top, left = (min(round(share * size), size - side) for share in (view.top, view.left))
-    x = transform.resized_crop(
+    x: Tensor = transform.resized_crop(
         frames_TCHW, top, left, side, side, [size, size], InterpolationMode.BILINEAR, antialias=True
     )
     if view.flip:

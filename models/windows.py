@@ -98,7 +98,7 @@ class TokenWindows(Dataset[tuple[Tensor, Tensor, Tensor]]):
 
 
 class EpochSampler(Sampler[int]):
-    """The order of an epoch's windows, drawn from (seed, epoch) alone; Lightning calls `set_epoch` before each epoch."""
+    """An epoch's order of windows, drawn from (seed, epoch) alone; Lightning calls `set_epoch` before each epoch."""
 
     def __init__(self, windows: TokenWindows) -> None:
         self.windows = windows

@@ -23,7 +23,7 @@ from models.manifest import VideoRow, read_manifest
 from models.params import Section
 from models.predictions import predictions_of, write_predictions
 from models.shards import fingerprint, keep_only, read_frames_shard, read_metadata, read_tensors, write_shard
-from models.tower import Tower, to_pixels
+from models.tower import Tower
 from models.video import SampledVideo
 from models.views import apply_view, draw_view
 from tasks.shell import progress_bar, stage_shell
@@ -72,7 +72,8 @@ def embed_views(
         )  # fmt: skip
         seen.append(apply_view(frames_TCHW, drawn))
     tokens = [
-        torch.cat([tower.front(part.float()).half() for part in x.split(params.batch_size)]).numpy() for x in seen
+        torch.cat([tower.front(part.float()).half() for part in torch.split(x, params.batch_size)]).numpy()
+        for x in seen
     ]
     return np.stack(tokens)
 
@@ -148,7 +149,7 @@ def main() -> None:
                 tensors, _ = read_tensors(folder, row.video_id, ("tokens", "times_s"))
                 with torch.inference_mode():
                     features_TE = tower.tail(torch.from_numpy(tensors["tokens"][0]).float())
-                scale = float(clip.logit_scale.detach().exp())  # type: ignore[operator, union-attr]
+                scale = float(clip.logit_scale.detach().exp())  # type: ignore[operator]
                 scores = zero_shot_scores(features_TE, prompts_PE, len(params.highlight_prompts), scale)
                 scored.append((row, tensors["times_s"], scores))
         write_predictions(shell.out / "zero_shot.parquet", predictions_of(scored))

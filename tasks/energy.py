@@ -50,10 +50,8 @@ def _energy_of(tracker: object, country: str) -> Energy:
     modes = [getattr(part, "_mode", None) for part in tracker._hardware]  # type: ignore[attr-defined]
     cpu_measured = any(mode in _MEASURED_MODES for mode in modes)
     has_gpu = bool(data.gpu_count)
-    if cpu_measured:
-        method = "mixed"  # memory is always a constant of CodeCarbon's
-    else:
-        method = "mixed" if has_gpu else "estimated"
+    # Never "measured": memory is always a constant of CodeCarbon's.
+    method = "mixed" if cpu_measured or has_gpu else "estimated"
     device = f"{data.cpu_model} x{data.cpu_count}" + (f", {data.gpu_model}" if has_gpu else "")
     return Energy(
         seconds=float(data.duration),

@@ -29,7 +29,15 @@ from torch import nn
 import models.torchvision_operators  # noqa: F401  # isort: skip  (before open_clip)
 import open_clip_train.main as trainer
 
-from models.encoder import NANO, EncoderParams, EncoderSpec, named_encoder, register_nano, save_encoder, untrained_encoder
+from models.encoder import (
+    NANO,
+    EncoderParams,
+    EncoderSpec,
+    named_encoder,
+    register_nano,
+    save_encoder,
+    untrained_encoder,
+)
 from models.errors import DataError
 from models.manifest import VideoRow, read_manifest
 from models.params import Section
@@ -164,6 +172,10 @@ def _trainer_arguments(params: PretrainParams, folder: Path, num_train: int, num
     ]  # fmt: skip
 
 
+def _do_nothing(*_: object) -> None:
+    pass
+
+
 def _run_trainer(arguments: list[str], recorder: Recorder, seed: int) -> None:
     """Run open_clip's trainer in this process, its figures going to `recorder` and its chatter nowhere."""
     register_nano()
@@ -179,13 +191,14 @@ def _run_trainer(arguments: list[str], recorder: Recorder, seed: int) -> None:
         return run_evaluation(*rest, **{**named, "tb_writer": recorder})
 
     with (
-        unittest.mock.patch.multiple(trainer, train_one_epoch=train_one_epoch, evaluate=evaluate),
-        unittest.mock.patch.object(trainer, "setup_logging", lambda *_: None),
-        unittest.mock.patch.object(trainer.torch, "save", lambda *_: None),  # a pickle nobody reads
-        unittest.mock.patch.object(webdataset, "shuffle", shuffle),
         warnings.catch_warnings(),
+        unittest.mock.patch.multiple(trainer, train_one_epoch=train_one_epoch, evaluate=evaluate),
+        unittest.mock.patch.object(trainer, "setup_logging", _do_nothing),
+        unittest.mock.patch.object(trainer.torch, "save", _do_nothing),  # a pickle nobody reads
+        unittest.mock.patch.object(webdataset, "shuffle", shuffle),
     ):
-        warnings.filterwarnings("ignore", "Unused augmentation cfg")  # it names options that it has used
+        # open_clip 3.3 says so of the colour jitter and grey that it has just put to use.
+        warnings.filterwarnings("ignore", message="Unused augmentation cfg items")
         level = logging.getLogger().level
         logging.getLogger().setLevel(logging.ERROR)
         try:

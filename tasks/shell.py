@@ -25,8 +25,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from models.errors import HerdlightError, ShapeError
 from models.files import write_json, write_jsonl
-from tasks.energy import measure_energy
 from models.params import SectionT, load_section
+from tasks.energy import measure_energy
 
 _log = logging.getLogger(__name__)
 # Other people's greetings and usage pings; each is that project's documented switch.

@@ -93,9 +93,11 @@ def train(
 ) -> TrainResult:
     """Fit `model` in place on the train rows and choose its threshold on the val rows."""
     by_split = {split: [videos[r.video_id] for r in rows if r.split == split] for split in ("train", "val")}
+    checkpoints = folder / "lightning"
     history = fit(
-        model, by_split["train"], by_split["val"], spec.window, params, folder / "lightning", callbacks=callbacks, on_epoch=on_epoch
-    )
+        model, by_split["train"], by_split["val"], spec.window, params, checkpoints,
+        callbacks=callbacks, on_epoch=on_epoch,
+    )  # fmt: skip
     return judge_on_val(model, spec, rows, videos, history)
 
 
@@ -169,11 +171,14 @@ def main() -> None:
         frames, spans = shell.section("frames", FramesParams), shell.section("spans", SpansParams)
         rows = read_manifest(shell["manifest"])
         clip, encoder = load_encoder(shell["encoder"])
-        model, spec = new_highlighter(clip.visual, encoder, (encoder_params, frames, spans, params))  # type: ignore[arg-type]
+        sections = (encoder_params, frames, spans, params)
+        model, spec = new_highlighter(clip.visual, encoder, sections)  # type: ignore[arg-type]
         weights_hash = hash_file(shell["encoder"] / "open_clip_model.safetensors")
         checkpoints = shell.out / "checkpoints"
-        settle_checkpoints(checkpoints, tokens_mark(rows, shell["tokens"], weights_hash, spec.to_json(), params.model_dump()))
-        result = train(model, spec, rows, open_videos(rows, shell["tokens"]), params, checkpoints, on_epoch=shell.say_epoch)
+        mark = tokens_mark(rows, shell["tokens"], weights_hash, spec.to_json(), params.model_dump())
+        settle_checkpoints(checkpoints, mark)
+        videos = open_videos(rows, shell["tokens"])
+        result = train(model, spec, rows, videos, params, checkpoints, on_epoch=shell.say_epoch)
         write_train_result(shell, model, result)
         shutil.rmtree(checkpoints)
 

@@ -138,8 +138,22 @@ def build_tables(rows: Sequence[VideoRow], num_rejected: int) -> Tables:
 
 def build_suites(params: ValidateParams) -> dict[str, list[Expectation]]:
     """Return the expectations on each table of `Tables`, each described in plain words."""
-    between, pair = gxe.ExpectColumnValuesToBeBetween, gxe.ExpectColumnPairValuesAToBeGreaterThanB
-    videos: list[Expectation] = [
+    return {
+        "videos": [*_expect_identity(), *_expect_footage(params), *_expect_labels(), *_expect_sides(params)],
+        "splits": _expect_splits(params),
+        "run": [
+            gxe.ExpectColumnValuesToBeBetween(
+                column="rejected_fraction",
+                max_value=params.max_rejected_fraction,
+                description="The share of rejected rows is within its limit",
+            )
+        ],
+    }
+
+
+def _expect_identity() -> list[Expectation]:
+    between = gxe.ExpectColumnValuesToBeBetween
+    return [
         gxe.ExpectColumnValuesToBeUnique(column="path", description="Each path stands once"),
         gxe.ExpectColumnValuesToBeUnique(column="video_id", description="Each content stands once"),
         gxe.ExpectColumnValuesToMatchRegex(
@@ -149,6 +163,12 @@ def build_suites(params: ValidateParams) -> dict[str, list[Expectation]]:
         gxe.ExpectColumnValueLengthsToBeBetween(column="group", min_value=1, description="Every video has a group"),
         between(column="num_splits_of_group", max_value=1, description="No recording lies in two splits"),
         between(column="num_splits_of_content", max_value=1, description="No content lies in two splits"),
+    ]
+
+
+def _expect_footage(params: ValidateParams) -> list[Expectation]:
+    between = gxe.ExpectColumnValuesToBeBetween
+    return [
         between(
             column="duration_s",
             min_value=params.min_duration_s,
@@ -169,6 +189,12 @@ def build_suites(params: ValidateParams) -> dict[str, list[Expectation]]:
         gxe.ExpectColumnValuesToBeInSet(
             column="rotation_deg", value_set=[0, 90, 180, 270], description="Rotations are quarter turns"
         ),
+    ]
+
+
+def _expect_labels() -> list[Expectation]:
+    between, pair = gxe.ExpectColumnValuesToBeBetween, gxe.ExpectColumnPairValuesAToBeGreaterThanB
+    return [
         gxe.ExpectColumnValuesToNotBeNull(column="highlight_s", description="Every video has a resolved label"),
         between(column="first_start_s", min_value=0, description="No highlight starts before 0"),
         pair(column_A="end_s", column_B="last_end_s", or_equal=True, description="No highlight ends after its video"),
@@ -186,8 +212,11 @@ def build_suites(params: ValidateParams) -> dict[str, list[Expectation]]:
         ),
         between(column="highlight_s_under_bad", max_value=0, description="No video under bad/ has a highlight"),
     ]
-    videos += [
-        between(
+
+
+def _expect_sides(params: ValidateParams) -> list[Expectation]:
+    return [
+        gxe.ExpectColumnValuesToBeBetween(
             column=side,
             min_value=params.min_side_px,
             max_value=params.max_side_px,
@@ -195,7 +224,11 @@ def build_suites(params: ValidateParams) -> dict[str, list[Expectation]]:
         )
         for side in ("width", "height")
     ]
-    splits: list[Expectation] = [
+
+
+def _expect_splits(params: ValidateParams) -> list[Expectation]:
+    between = gxe.ExpectColumnValuesToBeBetween
+    return [
         between(
             column="num_videos", min_value=params.min_videos_per_split, description="Every split has enough videos"
         ),
@@ -204,12 +237,6 @@ def build_suites(params: ValidateParams) -> dict[str, list[Expectation]]:
             column="other_s", min_value=0, strict_min=True, description="Every split has footage without highlight"
         ),
     ]
-    rejected: Expectation = between(
-        column="rejected_fraction",
-        max_value=params.max_rejected_fraction,
-        description="The share of rejected rows is within its limit",
-    )
-    return {"videos": videos, "splits": splits, "run": [rejected]}
 
 
 def validate_tables(tables: Tables, params: ValidateParams, docs: Path | None = None) -> list[Outcome]:

@@ -30,14 +30,17 @@ WATERHOLE = Water(0.0, 0.41, 0.76, 0.12)
 
 
 def any_side(rng: Rng) -> int:
+    """Return 1 (facing right) or -1 (facing left), each as often."""
     return 1 if rng.random() < 0.5 else -1
 
 
 def any_phase(rng: Rng) -> float:
+    """Return where in its cycle a movement starts, radians, 0 to 2 pi."""
     return float(rng.uniform(0, 2 * math.pi))
 
 
 def any_shade(rng: Rng) -> float:
+    """Return how an animal's grey differs from its herd's, -1 (darker) to 1 (lighter)."""
     return float(rng.uniform(-1, 1))
 
 

@@ -1,7 +1,6 @@
 """Atomic outputs: old or new, never half."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -16,9 +15,14 @@ from models.files import read_json, replacing, replacing_folder, write_json, wri
 def test_an_error_while_writing_leaves_the_old_content_and_no_trace(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     write_text(path, "old")
-    with pytest.raises(RuntimeError), replacing(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+
+    def fail_halfway() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_halfway()
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
@@ -60,4 +64,4 @@ def test_unicode_is_written_as_it_is(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"name": "Éléphant 象"})
     assert "象" in (tmp_path / "a.json").read_text(encoding="utf-8")
     assert json.loads((tmp_path / "a.json").read_bytes()) == {"name": "Éléphant 象"}
-    assert os.stat(tmp_path / "a.json").st_mtime <= time.time() + 1
+    assert (tmp_path / "a.json").stat().st_mtime <= time.time() + 1

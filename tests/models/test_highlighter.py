@@ -1,6 +1,6 @@
 """HL-CLIP: the split tower, the head in its time, storing, and scoring over windows."""
 
-from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -24,59 +24,123 @@ from models.temporal import HighlightHead
 from models.tower import Tower
 from models.video import Sampling
 
+MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
+TRANSFORMER = EncoderSpec(
+    name="tiny-vit",
+    pretrained=None,
+    model_config={
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "layers": 4, "width": 32, "head_width": 16, "patch_size": 8},
+    },
+    image_size=32,
+    mean=MEAN,
+    std=STD,
+)
+# A network of timm's, which has no blocks that open_clip knows.
+UNSPLIT = EncoderSpec(
+    name="tiny-timm",
+    pretrained=None,
+    model_config={
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "timm_model_name": "test_resnet", "timm_pool": "avg", "timm_proj": "linear"},
+    },
+    image_size=32,
+    mean=MEAN,
+    std=STD,
+)
+
 
 @pytest.fixture(scope="module")
-def encoder() -> tuple[torch.nn.Module, EncoderSpec]:
-    return untrained_encoder(EncoderParams(), seed=0)
+def nano() -> EncoderSpec:
+    return untrained_encoder(EncoderParams(), seed=0)[1]
 
 
 @pytest.fixture(scope="module")
-def spec(encoder: tuple[torch.nn.Module, EncoderSpec]) -> HighlighterSpec:
-    return HighlighterSpec(encoder[1], Sampling(4.0, 64), 2, "transformer", 32, 8, 0.4, 0.5, 0.75)
+def spec(nano: EncoderSpec) -> HighlighterSpec:
+    return HighlighterSpec(nano, Sampling(4.0, 64), 2, "transformer", 32, 8, 0.4, 0.5, 0.75)
 
 
-@pytest.mark.parametrize("num_trained", [0, 2, 6])
-def test_front_and_tail_together_are_open_clips_tower(
-    encoder: tuple[torch.nn.Module, EncoderSpec], num_trained: int
-) -> None:
-    clip, spec = encoder
-    tower = Tower(spec, num_trained, clip.visual).eval()  # type: ignore[arg-type]
+@pytest.fixture(params=["nano", "transformer"])
+def encoder(request: pytest.FixtureRequest, nano: EncoderSpec) -> EncoderSpec:
+    """Return an encoder of each kind that can be split: a ResNet between stages, a transformer between blocks."""
+    return nano if request.param == "nano" else TRANSFORMER
+
+
+def trained_parameters(tower: Tower) -> set[str]:
+    tower.freeze_front()
+    return {name for name, parameter in tower.visual.named_parameters() if parameter.requires_grad}
+
+
+@pytest.mark.parametrize("num_trained", [0, 2, 4])
+def test_front_and_tail_together_are_open_clips_tower(encoder: EncoderSpec, num_trained: int) -> None:
+    torch.manual_seed(0)
+    visual = image_tower(encoder)
+    tower = Tower(encoder, num_trained, visual).eval()
+    pixels = torch.rand(3, 3, encoder.image_size, encoder.image_size) * 255
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (encoder.mean, encoder.std))
+    with torch.inference_mode():
+        assert torch.allclose(tower(pixels), visual((pixels / 255 - mean) / std), atol=1e-5)
+
+
+def test_nanos_tokens_are_the_feature_map_between_its_stages(nano: EncoderSpec) -> None:
     pixels = torch.rand(3, 3, 64, 64) * 255
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (spec.mean, spec.std))
     with torch.inference_mode():
-        assert torch.allclose(tower(pixels), clip.visual((pixels / 255 - mean) / std), atol=1e-5)  # type: ignore[operator]
+        shapes = [tuple(Tower(nano, num_trained).eval().front(pixels).shape) for num_trained in range(5)]
+    assert shapes == [(3, 4, 512), (3, 16, 256), (3, 64, 128), (3, 256, 64), (3, 256, 16)]
 
 
-def test_only_the_tail_is_trained(spec: HighlighterSpec) -> None:
-    model = Highlighter(spec)
-    model.tower.freeze_front()
-    trained = {name.split("resblocks.")[-1].split(".")[0] for name, p in model.tower.named_parameters() if p.requires_grad}
-    assert trained == {"4", "5", "visual"}  # the last two blocks, and ln_post and proj of the tower itself
-    frozen = {n for n, p in model.tower.named_parameters() if not p.requires_grad}
-    assert "visual.conv1.weight" in frozen
-    assert "visual.proj" not in frozen
-
-
-def test_more_blocks_than_there_are_is_refused_by_name(spec: HighlighterSpec) -> None:
-    with pytest.raises(ParamsError, match=r"unfreeze_blocks = 7.*nano has 6"):
-        Tower(spec.encoder, 7)
-
-
-def test_a_tower_without_blocks_gives_one_token_and_trains_the_head_only(spec: HighlighterSpec) -> None:
-    resnet = replace(
-        spec.encoder,
-        name="tiny-resnet",
-        image_size=64,
-        model_config={"embed_dim": 64, "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16}},
-    )
-    tower = Tower(resnet, 0).eval()
-    pixels = torch.rand(2, 3, 64, 64) * 255
+def test_a_transformers_tokens_are_its_patches_and_the_class_token() -> None:
+    pixels = torch.rand(3, 3, 32, 32) * 255
     with torch.inference_mode():
-        assert tower.front(pixels).shape == (2, 1, 64)
+        for num_trained in range(5):
+            assert Tower(TRANSFORMER, num_trained).eval().front(pixels).shape == (3, 17, 32)
+
+
+def test_only_nanos_last_stages_and_its_pooling_are_trained(nano: EncoderSpec) -> None:
+    tower = Tower(nano, 2)
+    visual = tower.visual
+    assert tower.trained_modules() == [visual.layer3, visual.layer4, visual.attnpool]
+    assert tower.trained_projection() is None
+    trained = trained_parameters(tower)
+    assert {name.split(".")[0] for name in trained} == {"layer3", "layer4", "attnpool"}
+    assert trained == {n for n, _ in visual.named_parameters() if n.startswith(("layer3.", "layer4.", "attnpool."))}
+
+
+def test_only_a_transformers_last_blocks_norm_and_projection_are_trained() -> None:
+    tower = Tower(TRANSFORMER, 2)
+    assert tower.trained_projection() is tower.visual.proj
+    last = ("transformer.resblocks.2.", "transformer.resblocks.3.", "ln_post.")
+    trained = trained_parameters(tower)
+    assert trained == {n for n, _ in tower.visual.named_parameters() if n == "proj" or n.startswith(last)}
+    assert {"proj", "ln_post.weight", "transformer.resblocks.2.attn.in_proj_weight"} <= trained
+
+
+def test_with_no_block_unfrozen_nothing_of_the_tower_is_trained(encoder: EncoderSpec) -> None:
+    assert trained_parameters(Tower(encoder, 0)) == set()
+
+
+def test_more_blocks_than_there_are_is_refused_by_name(encoder: EncoderSpec) -> None:
+    with pytest.raises(ParamsError, match=rf"unfreeze_blocks = 7.*{encoder.name} has 4 blocks"):
+        Tower(encoder, 7)
+
+
+def test_a_tower_without_blocks_gives_one_token_and_trains_the_head_only() -> None:
+    tower = Tower(UNSPLIT, 0).eval()
+    pixels = torch.rand(2, 3, 32, 32) * 255
+    with torch.inference_mode():
+        assert tower.front(pixels).shape == (2, 1, 16)
         assert torch.equal(tower(pixels), tower.front(pixels)[:, 0])
+    assert trained_parameters(tower) == set()
     with pytest.raises(ParamsError, match="has 0 blocks"):
-        Tower(resnet, 1)
-    assert image_tower(resnet) is not None
+        Tower(UNSPLIT, 1)
+
+
+def test_batch_normalisation_keeps_the_statistics_of_pretraining(nano: EncoderSpec) -> None:
+    tower = Tower(nano, 2).train()
+    before = {name: buffer.clone() for name, buffer in tower.named_buffers()}
+    tower(torch.rand(4, 3, 64, 64) * 255)
+    assert all(torch.equal(buffer, before[name]) for name, buffer in tower.named_buffers())
+    assert tower.visual.layer4.training
 
 
 @pytest.mark.parametrize("kind", ["transformer", "lstm", "none"])
@@ -116,7 +180,7 @@ def test_windows_cover_every_frame_and_stay_inside(num_frames: int, window: int)
     length = min(window, num_frames)
     assert starts[0] == 0
     assert starts[-1] + length == num_frames
-    assert all(0 < b - a <= length for a, b in zip(starts, starts[1:], strict=False))
+    assert all(0 < b - a <= length for a, b in pairwise(starts))
 
 
 def test_scores_are_the_sigmoid_of_mean_logits_over_windows() -> None:
@@ -142,7 +206,8 @@ def test_a_stored_model_comes_back_whole_and_the_same_weights_are_the_same_bytes
         save_highlighter(tmp_path / name, model, spec)
     loaded, found = load_highlighter(tmp_path / "a")
     assert found == spec
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), loaded.state_dict().values(), strict=True))
+    states = zip(model.state_dict().values(), loaded.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in states)
     assert all((tmp_path / "a" / f.name).read_bytes() == f.read_bytes() for f in (tmp_path / "b").iterdir())
 
 

@@ -1,5 +1,7 @@
 """The rule of intervals, and what is built on it."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -30,7 +32,7 @@ def test_a_span_that_covers_nothing_is_refused(bounds: tuple[float, float]) -> N
 @given(st.lists(spans, max_size=20))
 def test_merging_keeps_every_instant_and_leaves_gaps_between(parts: list[Span]) -> None:
     merged = merge_spans(parts)
-    assert all(a.end_s < b.start_s for a, b in zip(merged, merged[1:], strict=False))
+    assert all(a.end_s < b.start_s for a, b in pairwise(merged))
     instants = np.array([p.start_s for p in parts] + [(p.start_s + p.end_s) / 2 for p in parts])
     assert (label_times(instants, parts) == label_times(instants, merged)).all()
 
@@ -65,7 +67,13 @@ def test_the_score_of_a_span_is_the_mean_of_its_frames_by_their_length() -> None
 
 @pytest.mark.parametrize(
     ("times", "scores", "duration"),
-    [([0, 0], [0.1, 0.2], 3), ([0, 1], [0.1], 3), ([0, 1], [0.1, float("nan")], 3), ([0, 1], [0, 1.1], 3), ([0, 1], [0, 1], 1)],
+    [
+        ([0, 0], [0.1, 0.2], 3),
+        ([0, 1], [0.1], 3),
+        ([0, 1], [0.1, float("nan")], 3),
+        ([0, 1], [0, 1.1], 3),
+        ([0, 1], [0, 1], 1),
+    ],
 )
 def test_a_track_that_no_video_can_have_is_refused(times: list[float], scores: list[float], duration: float) -> None:
     with pytest.raises(ShapeError):

@@ -55,14 +55,22 @@ def test_the_frame_table_labels_frames_by_the_spans_of_their_video(make_row: Cal
 def test_the_frame_table_has_the_same_bytes_whatever_the_order_it_came_in(
     make_row: Callable[..., Any], tmp_path: Path
 ) -> None:
-    scored = [(make_row(i, split=s), np.arange(3.0), np.full(3, 0.5, np.float32)) for i, s in (("x", "test"), ("a", "val"))]
+    rows = [make_row("x", split="test"), make_row("a", split="val")]
+    scored = [(row, np.arange(3.0), np.full(3, 0.5, np.float32)) for row in rows]
     write_predictions(tmp_path / "1", predictions_of(scored))
     write_predictions(tmp_path / "2", predictions_of(scored[::-1]))
     assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
     assert read_predictions(tmp_path / "1")["video_id"].tolist() == ["x"] * 3 + ["a"] * 3
 
 
-GOOD = {"video_id": ["a", "a"], "group": ["g", "g"], "split": ["val", "val"], "time_s": [0.0, 1.0], "label": [0, 1], "score": [0.1, 0.9]}
+GOOD = {
+    "video_id": ["a", "a"],
+    "group": ["g", "g"],
+    "split": ["val", "val"],
+    "time_s": [0.0, 1.0],
+    "label": [0, 1],
+    "score": [0.1, 0.9],
+}
 
 
 @pytest.mark.parametrize(
@@ -91,7 +99,8 @@ def test_a_missing_or_truncated_table_says_what_to_do(tmp_path: Path) -> None:
             read_predictions(tmp_path / name)
 
 
-leaves = st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+numbers = st.integers(-(2**40), 2**40) | st.floats(allow_nan=False, allow_infinity=False)
+leaves = st.none() | st.booleans() | numbers | st.text()
 trees = st.recursive(
     leaves,
     lambda inner: st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(st.text() | st.integers(), inner),
@@ -105,7 +114,8 @@ def test_what_a_checkpoint_packs_it_unpacks(tree: Any) -> None:
 
 
 def test_a_checkpoint_holds_tensors_and_refuses_what_only_pickle_could_hold(tmp_path: Path) -> None:
-    checkpoint = {"state": {"w": torch.arange(3.0)}, "optimizer": {0: {"step": torch.tensor(5)}}, "loops": [1, (2, "x")]}
+    state, optimizer = {"w": torch.arange(3.0)}, {0: {"step": torch.tensor(5)}}
+    checkpoint = {"state": state, "optimizer": optimizer, "loops": [1, (2, "x")]}
     SafeCheckpointIO().save_checkpoint(checkpoint, tmp_path / "last")
     found = SafeCheckpointIO().load_checkpoint(tmp_path / "last")
     assert torch.equal(found["state"]["w"], torch.arange(3.0))

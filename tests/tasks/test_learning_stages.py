@@ -19,7 +19,7 @@ from models.predictions import read_predictions
 from models.shards import read_frames_shard, read_tensors, shard_path, write_shard
 from models.spans import Span
 from models.tower import Tower
-from models.video import Sampling, SampledVideo
+from models.video import SampledVideo, Sampling
 from models.views import apply_view, draw_view
 from tasks.embed import EmbedParams, embed_views, store_tokens, zero_shot_scores
 from tasks.frames import store_frames
@@ -56,7 +56,9 @@ def encoder() -> tuple[Tower, EncoderSpec]:
     return Tower(spec, 2, clip.visual).eval(), spec  # type: ignore[arg-type]
 
 
-def test_a_video_that_breaks_off_is_rejected_and_the_rest_is_stored(make_row: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_video_that_breaks_off_is_rejected_and_the_rest_is_stored(
+    make_row: Callable[..., Any], tmp_path: Path
+) -> None:
     for name in ("whole", "broken"):
         write_video(tmp_path / f"{name}.mp4", (90, 120, 60), num_frames=48)
     broken = tmp_path / "broken.mp4"
@@ -77,7 +79,9 @@ def test_too_many_rejected_rows_stop_the_run_and_the_first_reasons_are_told() ->
         refuse_too_many(rejected, 29, 0.1, "frames.max_rejected_fraction")
 
 
-def test_stored_frames_are_kept_and_only_what_is_missing_is_decoded(make_row: Callable[..., Any], tmp_path: Path) -> None:
+def test_stored_frames_are_kept_and_only_what_is_missing_is_decoded(
+    make_row: Callable[..., Any], tmp_path: Path
+) -> None:
     for name in ("a", "b"):
         write_video(tmp_path / f"{name}.mp4", (90, 120, 60))
     rows = [make_row(name, path=f"{name}.mp4") for name in ("a", "b")]
@@ -89,9 +93,10 @@ def test_stored_frames_are_kept_and_only_what_is_missing_is_decoded(make_row: Ca
     second = store_frames(rows, tmp_path, Sampling(4, 32), shards)
     assert (second.rows, second.num_frames) == (first.rows, first.num_frames)
     assert {p.name: p.read_bytes() for p in shards.iterdir()} == before
-    with pytest.raises(TooManyRejected):  # another sampling is stale, and a is gone
-        result = store_frames(rows, tmp_path, Sampling(2, 32), shards)
-        refuse_too_many(result.rejected, 2, 0.1, "k")
+    third = store_frames(rows, tmp_path, Sampling(2, 32), shards)  # another sampling is stale, and a is gone
+    assert [r.path for r in third.rejected] == ["a.mp4"]
+    with pytest.raises(TooManyRejected):
+        refuse_too_many(third.rejected, 2, 0.1, "k")
 
 
 def test_words_of_a_frame_are_those_of_its_stretch_then_of_its_clip(make_row: Callable[..., Any]) -> None:
@@ -135,7 +140,7 @@ def test_nano_learns_to_match_words_and_pictures_and_the_same_seed_gives_the_sam
 
     texts = clip.encode_text(open_clip.get_tokenizer("nano")(list(COLOURS)), normalize=True)  # type: ignore[operator]
     tower = Tower(spec, 2, clip.visual).eval()  # type: ignore[arg-type]
-    solid = torch.tensor([c for c in COLOURS.values()], dtype=torch.float32)[:, :, None, None].expand(-1, -1, 64, 64)
+    solid = torch.tensor(list(COLOURS.values()), dtype=torch.float32)[:, :, None, None].expand(-1, -1, 64, 64)
     with torch.inference_mode():
         similarity = torch.nn.functional.normalize(tower(solid), dim=-1) @ texts.T
     assert similarity.argmax(dim=1).tolist() == [0, 1, 2]
@@ -143,8 +148,9 @@ def test_nano_learns_to_match_words_and_pictures_and_the_same_seed_gives_the_sam
 
 def test_captions_that_teach_nothing_are_refused(make_row: Callable[..., Any]) -> None:
     rows = [make_row(f"v{i}", caption="the same") for i in range(12)]
+    train, val = (captioned_frames(rows, lambda _: noise_video(0), 99) for _ in range(2))
     with pytest.raises(DataError, match="1 different captions"):
-        pretrain_nano(*(captioned_frames(rows, lambda _: noise_video(0), 99) for _ in range(2)), PretrainParams(batch_size=8))
+        pretrain_nano(train, val, PretrainParams(batch_size=8))
 
 
 def test_a_view_is_one_draw_for_the_whole_video() -> None:
@@ -162,7 +168,7 @@ def test_the_first_view_is_untouched_and_tokens_and_tail_give_the_towers_embeddi
     tower, _ = encoder
     video = noise_video(1)
     tokens = embed_views(tower, video, "v", 2, EmbedParams(batch_size=4))
-    assert tokens.shape == (3, 6, 65, 128)
+    assert tokens.shape == (3, 6, 8 * 8, 128)  # three views of six frames: the feature map between stages 2 and 3
     with torch.inference_mode():
         whole = tower(torch.from_numpy(video.frames_THWC).permute(0, 3, 1, 2).float())
         stored = tower.tail(torch.from_numpy(tokens[0]).float())
@@ -178,7 +184,8 @@ def test_only_train_videos_get_views_and_other_weights_make_tokens_stale(
     for row in rows:
         video = noise_video(2)
         tensors = {"frames": video.frames_THWC, "times_s": video.times_s}
-        write_shard(tmp_path / "frames", row.video_id, tensors, {"fingerprint": "f", "duration_s": "1.5", "num_frames": "6"})
+        metadata = {"fingerprint": "f", "duration_s": "1.5", "num_frames": "6"}
+        write_shard(tmp_path / "frames", row.video_id, tensors, metadata)
     folder, params = tmp_path / "tokens", EmbedParams(views=1)
     store_tokens(rows, tmp_path / "frames", tower, "hash 1", params, folder)
     shapes = {row.video_id: read_tensors(folder, row.video_id, ("tokens",))[0]["tokens"].shape[0] for row in rows}
@@ -252,17 +259,19 @@ def test_the_shells_chain_from_videos_to_a_model_and_leave_what_the_flow_logs(
         "frames: {fps: 4.0}\npretrain: {epochs: 1, batch_size: 16}\nembed: {views: 1}\n"
         "train: {epochs: 2, window: 8, hidden_dim: 16, learning_rate: 0.003}\n"
     )
+    manifest, weights = ["--manifest", "b/frames/manifest.parquet"], ["--encoder", "b/pretrain/encoder"]
     chain = {
         "frames": ["--data", "data", "--manifest", "manifest.parquet"],
-        "pretrain": ["--manifest", "b/frames/manifest.parquet", "--frames", "b/frames/shards"],
-        "embed": ["--manifest", "b/frames/manifest.parquet", "--frames", "b/frames/shards", "--encoder", "b/pretrain/encoder"],
-        "train": ["--manifest", "b/frames/manifest.parquet", "--tokens", "b/embed/shards", "--encoder", "b/pretrain/encoder"],
-    }  # fmt: skip
+        "pretrain": [*manifest, "--frames", "b/frames/shards"],
+        "embed": [*manifest, "--frames", "b/frames/shards", *weights],
+        "train": [*manifest, "--tokens", "b/embed/shards", *weights],
+    }
     for stage, words_ in chain.items():
         done = run_stage(tmp_path, f"tasks.{stage}", *words_, "--out", f"b/{stage}")
         assert done.returncode == 0, done.stderr
         assert read_json(tmp_path / "b" / stage / "energy.json")["kwh"] > 0
-        assert all(isinstance(v, (int, float, type(None))) for v in read_json(tmp_path / "b" / stage / "metrics.json").values())
+        metrics = read_json(tmp_path / "b" / stage / "metrics.json")
+        assert all(isinstance(v, (int, float, type(None))) for v in metrics.values())
     assert len(read_manifest(tmp_path / "b/frames/manifest.parquet")) == 12
     assert [row["epoch"] for row in read_jsonl(tmp_path / "b/train/history.jsonl")] == [1, 2]
     for table in ("embed/zero_shot.parquet", "train/predictions.parquet"):
@@ -285,7 +294,9 @@ def test_the_shells_chain_from_videos_to_a_model_and_leave_what_the_flow_logs(
         ("- a", "one section a stage"),
     ],
 )
-def test_malformed_params_are_one_line_and_exit_status_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, params: str, says: str) -> None:
+def test_malformed_params_are_one_line_and_exit_status_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, params: str, says: str
+) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     write_manifest(tmp_path / "m.parquet", [])
     (tmp_path / "params.yaml").write_text(params)
