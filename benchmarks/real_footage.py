@@ -3,7 +3,8 @@
 `python -m benchmarks.real_footage [--quick] [--model FOLDER]` runs `herdlight score` once over all of them, as a user
 with a disk full of footage would. Wall time holds everything: start, model, decoding, network, result files and
 pictures. The served model of the sample data has seen none of this footage; whether its highlights are good is not
-asked here, only how much of the footage it flags. One run, no repeats: read the speed with that in mind.
+asked here, only how much of the footage it flags. One run, no repeats: read the speed with that in mind, and on a
+machine with other work beside (`load_before`) the processor time `cpu_s` rather than the wall time.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from benchmarks.results_file import (
     RESULTS,
     ROOT,
     SHARED,
+    children_cpu_s,
     children_peak_mb,
     code_commit,
     print_figures,
@@ -152,6 +154,7 @@ def measure(shared: Path, model: Path, *, quick: bool, results: Path = RESULTS) 
         command = [sys.executable, "-m", "app", "score", str(footage), "--model", str(model.resolve())]
         known = os.environ.get("PYTHONPATH")
         path = os.pathsep.join([str(ROOT), known] if known else [str(ROOT)])
+        load_before, cpu_before_s = os.getloadavg()[0], children_cpu_s()
         started = time.monotonic()
         done = subprocess.run(
             [*command, "--out", str(out)],
@@ -160,7 +163,7 @@ def measure(shared: Path, model: Path, *, quick: bool, results: Path = RESULTS) 
             stdout=subprocess.DEVNULL,
             check=False,
         )
-        wall_s = time.monotonic() - started
+        wall_s, cpu_s = time.monotonic() - started, children_cpu_s() - cpu_before_s
         if done.returncode != 0:
             raise DataError(f"herdlight score ended with status {done.returncode}; its own line stands above")
         scored, rejected = read_json(out / "scored.json"), read_json(out / "rejected.json")
@@ -173,6 +176,8 @@ def measure(shared: Path, model: Path, *, quick: bool, results: Path = RESULTS) 
     figures: dict[str, float | None] = {
         "wall_s": round(wall_s, 2),
         "times_real_time": round(hours * 3600 / wall_s, 2),
+        "cpu_s": round(cpu_s, 2),
+        "load_before": round(load_before, 2),
         "peak_memory_mb": children_peak_mb(),
         "num_unclear_reasons": len(unclear),
         **{f"num_{kind}": len(found) for kind, found in others.items()},

@@ -99,6 +99,12 @@ def children_peak_mb() -> float:
     return round(peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6, 1)
 
 
+def children_cpu_s() -> float:
+    """Return the processor time of all finished processes that this one started, directly or not, seconds."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
 def print_figures(figures: Mapping[str, float | None]) -> None:
     """Print one figure a line."""
     for key, value in figures.items():
