@@ -2,6 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+export OMP_WAIT_POLICY := PASSIVE
 UNSEEN := data/unseen/north-fence 1.mp4
 
 .PHONY: run test setup data clean

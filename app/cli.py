@@ -93,6 +93,12 @@ def rollback(context: typer.Context) -> None:
     _become("flows.rollback", context.args)
 
 
+@app.command(context_settings=_PASS_ON)
+def summary(context: typer.Context) -> None:
+    """Show the latest training run again: models, verdict, energy, and where to look next."""
+    _become("flows.summary", context.args)
+
+
 @app.command()
 def gate(
     verdict: Annotated[Path, typer.Option(help="The verdict that stage gate wrote.")] = Path("build/gate/verdict.json"),

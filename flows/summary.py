@@ -1,6 +1,7 @@
 """What a person reads at the end of a training run: the ladder, the verdict, the energy, and where to look next.
 
-Knows the words and tables; every figure comes from the values that it is given.
+Knows the words and tables; every figure comes from the values that it is given. `python -m flows.summary` shows the
+latest run of this repository again.
 """
 
 from collections.abc import Mapping
@@ -8,16 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from flows.dvc import Outcome
 from flows.settings import Settings
 from models.energy import Energy
-from models.errors import ModelError
+from models.errors import DataError, HerdlightError, ModelError
 from models.evaluation import Estimate, Evaluation
+from models.files import read_json
 from models.verdict import Verdict
+from tasks.shell import one_line_errors, quiet_environment
 
 _TITLES: Mapping[str, str] = {
     "zero_shot": "zero-shot",
@@ -184,3 +187,32 @@ def _figure(value: float) -> str:
 
 def _interval(estimate: Estimate) -> str:
     return f"{_figure(estimate.low)} to {_figure(estimate.high)}"
+
+
+def read_evaluation(settings: Settings) -> Evaluation:
+    """Return what stage evaluate wrote last."""
+    return Evaluation.from_json(read_json(settings.build / "evaluate" / "evaluation.json"))
+
+
+def show(settings: Settings) -> None:
+    """Print the summary of the latest run. Raises DataError where there was none."""
+    path = summary_path(settings)
+    if not path.is_file():
+        raise DataError(f"{path}: no run has ended here yet; start one with `herdlight train`")
+    summary = RunSummary.from_json(read_json(path))
+    try:
+        evaluation = read_evaluation(settings) if summary.verdict is not None else None
+    except (HerdlightError, OSError):
+        evaluation = None
+    Console().print(render(summary, evaluation, settings))
+
+
+def main() -> None:
+    """Shell: print the summary of the latest run in this repository."""
+    quiet_environment()
+    with one_line_errors("summary"):
+        show(Settings.of())
+
+
+if __name__ == "__main__":
+    main()

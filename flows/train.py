@@ -17,7 +17,6 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed
-from rich.console import Console
 
 from flows.champion import EVALUATION_FILE, TEST_SET_FILE, champion_counts, hash_test_set, read_test_frames
 from flows.dag import PARAMS_FILE, Dag, load_dag
@@ -26,10 +25,10 @@ from flows.registry import CHAMPION, ModelVersion, Registry
 from flows.settings import Settings
 from flows.stage_files import StageRecord, add_totals, data_hash, read_params_file, read_stage
 from flows.states import failing_in_one_line
-from flows.summary import RunSummary, render, summary_path
+from flows.summary import RunSummary, read_evaluation, show, summary_path
 from flows.tracking import Tracker, git_commit, parent_run
-from models.errors import GateRefused, HerdlightError
-from models.evaluation import SERVED, Evaluation
+from models.errors import GateRefused
+from models.evaluation import SERVED
 from models.files import read_json, write_json
 from models.params import load_section
 from models.verdict import Verdict
@@ -92,7 +91,7 @@ def stage(root: str, name: str) -> State[Outcome]:
 def judge_candidate(settings: Settings) -> Verdict:
     """Return the final verdict: the gate's own lines, and the present champion on the same videos."""
     client = connect(settings.tracking_uri)
-    evaluation = _read_evaluation(settings)
+    evaluation = read_evaluation(settings)
     champion = Registry(client, settings).alias(CHAMPION)
     difference = None
     if champion is not None:
@@ -165,7 +164,7 @@ def _conclude(dag: Dag, records: Sequence[StageRecord], tracker: Tracker) -> Run
     evaluation = verdict = version = None
     tags: dict[str, str] = {}
     if all(name in dag.names for name in _CANDIDATE_STAGES):
-        evaluation = _read_evaluation(settings)
+        evaluation = read_evaluation(settings)
         verdict = judge_candidate(settings, return_state=True).result()
         tracker.log_verdict(verdict)
         version = register_candidate(settings, tracker.run_id, verdict, return_state=True).result()
@@ -183,10 +182,6 @@ def _conclude(dag: Dag, records: Sequence[StageRecord], tracker: Tracker) -> Run
         verdict=verdict,
         version=version.uri if version else None,
     )
-
-
-def _read_evaluation(settings: Settings) -> Evaluation:
-    return Evaluation.from_json(read_json(settings.build / "evaluate" / EVALUATION_FILE))
 
 
 def _model_hash(settings: Settings) -> str:
@@ -208,7 +203,7 @@ def _write_evidence(settings: Settings, verdict: Verdict, folder: Path) -> dict[
 
 
 def _version_tags(settings: Settings, verdict: Verdict) -> Mapping[str, str]:
-    row = _read_evaluation(settings).row(SERVED)
+    row = read_evaluation(settings).row(SERVED)
     engines = read_json(settings.build / "compile" / "engines.json")
     return {
         "f1": f"{row.f1.value:.4f}" if row else "",
@@ -229,24 +224,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides")
     parser.add_argument("--root", metavar="FOLDER", help="repository root, by default the working folder")
     parser.add_argument("--tracking-uri", metavar="URI", help="MLflow store, by default mlflow/mlflow.db")
+    parser.add_argument("--no-summary", action="store_true", help="leave the tables to `python -m flows.summary`")
     options = vars(parser.parse_args(argv))
+    silent = options.pop("no_summary")
     quiet_environment()
     with one_line_errors("train"), terminate_as_interrupt():
         try:
             train(**options)
         except GateRefused:
-            _show(Settings.of(options["root"], options["tracking_uri"]))
+            show(Settings.of(options["root"], options["tracking_uri"]))
             raise
-        _show(Settings.of(options["root"], options["tracking_uri"]))
-
-
-def _show(settings: Settings) -> None:
-    summary = RunSummary.from_json(read_json(summary_path(settings)))
-    try:
-        evaluation = _read_evaluation(settings) if summary.verdict is not None else None
-    except HerdlightError:
-        evaluation = None
-    Console().print(render(summary, evaluation, settings))
+        if not silent:
+            show(Settings.of(options["root"], options["tracking_uri"]))
 
 
 if __name__ == "__main__":

@@ -9,8 +9,10 @@ hands them the model and a TensorBoard writer: standing in for these two is how 
 since the only other way out is a pickle.
 """
 
+import functools
 import io
 import logging
+import random
 import tempfile
 import unittest.mock
 import warnings
@@ -147,7 +149,7 @@ def pretrain_nano(
             )
         recorder = Recorder()
         arguments = _trainer_arguments(params, folder, num_train, num_val)
-        _run_trainer(arguments, recorder)
+        _run_trainer(arguments, recorder, params.seed)
     assert recorder.model is not None
     return recorder.model, spec, recorder.history
 
@@ -174,9 +176,11 @@ def _do_nothing(*_: object) -> None:
     pass
 
 
-def _run_trainer(arguments: list[str], recorder: Recorder) -> None:
+def _run_trainer(arguments: list[str], recorder: Recorder, seed: int) -> None:
     """Run open_clip's trainer in this process, its figures going to `recorder` and its chatter nowhere."""
     register_nano()
+    # Left alone, webdataset shuffles by the clock, and no two runs give the same weights.
+    shuffle = functools.partial(webdataset.shuffle, rng=random.Random(seed))
     run_epoch, run_evaluation = trainer.train_one_epoch, trainer.evaluate
 
     def train_one_epoch(model: nn.Module, *rest: Any, **named: Any) -> None:
@@ -191,6 +195,7 @@ def _run_trainer(arguments: list[str], recorder: Recorder) -> None:
         unittest.mock.patch.multiple(trainer, train_one_epoch=train_one_epoch, evaluate=evaluate),
         unittest.mock.patch.object(trainer, "setup_logging", _do_nothing),
         unittest.mock.patch.object(trainer.torch, "save", _do_nothing),  # a pickle nobody reads
+        unittest.mock.patch.object(webdataset, "shuffle", shuffle),
     ):
         # open_clip 3.3 says so of the colour jitter and grey that it has just put to use.
         warnings.filterwarnings("ignore", message="Unused augmentation cfg items")

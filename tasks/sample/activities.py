@@ -71,9 +71,9 @@ def _story(before: list[Beat], inside: list[Beat], after: Beat, window: tuple[fl
 def bathing(rng: Rng, duration_s: float, whole: bool = False) -> Cast:
     """Elephants walk into or stand in the water, then spray and splash."""
     window = _window(rng, duration_s, whole)
-    count = int(rng.choice([1, 2, 3], p=[0.45, 0.45, 0.1]))
+    count = int(rng.integers(1, 3))
     arriving = rng.random() < 0.45
-    spacing = 0.66 if count < 3 else 0.5
+    spacing = 0.7
     actors = []
     for i in range(count):
         x = (i - (count - 1) / 2) * spacing + float(rng.uniform(-0.06, 0.06))

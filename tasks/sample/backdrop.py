@@ -34,7 +34,7 @@ class View:
     @classmethod
     def of_frame(cls, width: int, height: int) -> "View":
         """Return the view for a frame of the given size; narrow frames show the same width of world, smaller."""
-        narrow = 1.1 if height > width else 1.45
+        narrow = 1.3 if height > width else 1.45
         return cls(width * OVERSAMPLING, height * OVERSAMPLING, min(height, width / narrow) * OVERSAMPLING)
 
     @property

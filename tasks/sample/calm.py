@@ -16,12 +16,12 @@ def _thing(rng: Rng, kind: Kind, x: float, y: float, size: float, facing: int = 
 
 
 def _herd(rng: Rng, action: str, count: int, size: float, y: float, wade: float = 0.0) -> tuple[Actor, ...]:
-    """Return `count` elephants side by side that do one thing all the time."""
-    spacing = 0.64 if count < 3 else 0.48
+    """Return `count` elephants one behind the other that do one thing all the time."""
+    spacing, facing = (0.78 if count < 3 else 0.58), any_side(rng)
     actors = []
     for i in range(count):
         x = (i - (count - 1) / 2) * spacing + float(rng.uniform(-0.08, 0.08))
-        beat = Beat(0.0, action, x, y + 0.05 * (i % 2), size * float(rng.uniform(0.9, 1.1)), any_side(rng))
+        beat = Beat(0.0, action, x, y + 0.05 * (i % 2), size * float(rng.uniform(0.9, 1.1)), facing)
         actors.append(Actor("elephant", (beat,), any_phase(rng), any_shade(rng), wade=wade))
     return tuple(actors)
 
@@ -39,7 +39,7 @@ def resting(rng: Rng, duration_s: float) -> Cast:
         beat = Beat(0.0, "stand_front", x, 0.2 + 0.35 * size, size)
         actors: tuple[Actor, ...] = (Actor("elephant", (beat,), any_phase(rng), any_shade(rng)),)
         return Cast(actors + _egrets(rng, 2), _all_through("resting", 1, duration_s))
-    count = int(rng.integers(1, 4))
+    count = int(rng.choice([1, 2, 3], p=[0.4, 0.45, 0.15]))
     wet = variety > 0.6
     herd = _herd(rng, "rest", count, 0.55, 0.40, 0.24 if wet else 0.0)
     activity = "standing in water" if wet else "resting"
@@ -63,7 +63,7 @@ def walking(rng: Rng, duration_s: float) -> Cast:
 
 def grazing(rng: Rng, duration_s: float) -> Cast:
     """Elephants pull grass and bring it to the mouth."""
-    count = int(rng.integers(1, 4))
+    count = int(rng.choice([1, 2, 3], p=[0.4, 0.45, 0.15]))
     return Cast(_herd(rng, "graze", count, 0.55, 0.40), _all_through("grazing", count, duration_s))
 
 
@@ -111,8 +111,8 @@ def antelopes(rng: Rng, duration_s: float) -> Cast:
 def dust_devil(rng: Rng, duration_s: float) -> Cast:
     """A dust devil wanders about, in front of a resting elephant or an empty plain."""
     facing = any_side(rng)
-    path = (Beat(0.0, "spin", -0.4 * facing, 0.30, 0.62, facing),
-            Beat(duration_s, "spin", 0.4 * facing, 0.36, 0.70, facing))  # fmt: skip
+    path = (Beat(0.0, "spin", -0.5 * facing, 0.20, 0.55, facing),
+            Beat(duration_s, "spin", 0.5 * facing, 0.24, 0.60, facing))  # fmt: skip
     devil = Actor("dust_devil", path, any_phase(rng), any_shade(rng), dust=1.0)
     herd = _herd(rng, "rest", int(rng.integers(1, 3)), 0.54, 0.40) if rng.random() < 0.85 else ()
     return Cast((*herd, devil), _all_through("dust devil", len(herd), duration_s))
@@ -130,7 +130,7 @@ def birds(rng: Rng, duration_s: float) -> Cast:
     flock = []
     for _ in range(5):
         x, y = float(rng.uniform(-0.5, 0.5)), float(rng.uniform(0.36, 0.46))
-        beat = Beat(0.0, "splash", x, y, float(rng.uniform(0.15, 0.20)), any_side(rng))
+        beat = Beat(0.0, "splash", x, y, float(rng.uniform(0.13, 0.18)), any_side(rng))
         flock.append(Actor("bird", (beat,), any_phase(rng), any_shade(rng)))
     herd = _herd(rng, "rest", int(rng.integers(1, 3)), 0.54, 0.38, 0.24) if rng.random() < 0.85 else ()
     return Cast((*herd, *flock), _all_through("birds", len(herd), duration_s), WATERHOLE)

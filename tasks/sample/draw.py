@@ -41,7 +41,7 @@ def _light_table(scene: Scene) -> list[int]:
     levels = np.arange(256) * (1 - strength) + haze * strength
     # Two recordings never have the same exposure and white balance; without that, colour would tell too much.
     rng = np.random.default_rng((scene.seed, 6))
-    factors = np.array(LIGHTS[scene.hour]) * rng.uniform(0.86, 1.10) * rng.uniform(0.94, 1.06, 3)
+    factors = np.array(LIGHTS[scene.hour]) * rng.uniform(0.88, 1.10) * rng.uniform(0.94, 1.06, 3)
     return [int(value) for factor in factors for value in np.clip(np.rint(levels * factor), 0, 255)]
 
 
@@ -106,7 +106,7 @@ def _draw_bird(draw: ImageDraw.ImageDraw, actor: Actor, state: State, place: Pla
     beat = math.sin(14 * time_s + actor.phase_rad) if splashing else 0.0
     props.draw_bird(draw, place, beat)
     if splashing:
-        effects.draw_splash(draw, place.x, place.y, place.size * 0.8, place.size * 0.75, time_s, actor.phase_rad)
+        effects.draw_splash(draw, place.x, place.y, place.size * 0.8, place.size * 0.5, time_s, actor.phase_rad)
 
 
 def _draw_herd_member(draw: ImageDraw.ImageDraw, scene: Scene, actor: Actor, pose: Pose, place: Place,

@@ -14,7 +14,7 @@ from tasks.sample.draw import Frame, draw_frames
 from tasks.sample.encode import write_video
 from tasks.sample.plan import DURATION_S, Clip, plan_clips, plan_unseen
 
-NUM_CLIPS = 128
+NUM_CLIPS = 148
 SEED = 7
 
 _RECORD = "sample.json"

@@ -25,13 +25,16 @@ _SITES = (
     *("acacia-ford", "baobab-bend", "salt-pan", "marula-grove", "red-hills", "reed-lake", "stone-kraal", "fever-tree"),
     *("long-grass", "ivory-palms", "sand-river", "thorn-valley", "ébène-camp", "moon-pool", "dry-delta", "fig-island"),
     *("mopane-flats", "lion-rock", "crane-marsh", "old-borehole", "wind-ridge", "honey-plain"),
+    *("kudu-plain", "amber-hills", "black-cotton", "river-bend", "palm-gate", "cloud-rim"),
 )
 _UNSEEN_SITES = ("north-fence", "ranger-post")
 _HOURS: tuple[Hour, ...] = ("day", "dawn", "day", "dusk", "day", "night", "day", "dusk")
 _WEATHERS: tuple[Weather, ...] = ("clear", "cloudy", "clear", "dusty", "rain", "clear", "dusty", "clear", "cloudy")
 _MOVEMENTS: tuple[Movement, ...] = ("still", "shaking", "still", "panning", "still", "zooming", "shaking", "still")
-_CALM = ("standing", "resting", "birds", "walking", "lying", "dust devil", "drinking", "rock", "grazing", "jeep",
-         "antelopes", "empty")  # fmt: skip
+_CALM = (
+    *("resting", "walking", "standing", "birds", "lying", "dust devil", "drinking", "rock", "grazing", "jeep"),
+    *("antelopes", "empty"),
+)
 _TWIN_OF = {"standing": "charging", "lying": "playing"}
 _FORMATS: tuple[tuple[str, str, str | None], ...] = (
     *(("mp4", "libx264", "aac"), ("mkv", "libx265", None), ("webm", "libvpx-vp9", "libopus")),
@@ -213,7 +216,7 @@ def _clip(folder: str, scene: Scene, number: int, form: int) -> Clip:
     width, height = _SIZES[form % len(_SIZES)]
     rotated = form % 42 == 5 and extension == "mp4"
     if rotated or form % 46 == 8:
-        width, height = 144, 256
+        width, height = 176, 220
     variable = form % 6 == 1 and extension != "avi"
     rate = Fraction(25) if variable else _RATES[form % len(_RATES)]
     encoding = Encoding(extension, codec, width, height, rate, audio, variable, rotated)

@@ -9,7 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from sklearn.ensemble import RandomForestClassifier
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 from sklearn.pipeline import make_pipeline
@@ -214,7 +214,7 @@ def test_encodings_cover_codecs_containers_shapes_and_clocks(plan):
     assert {e.audio for e in encodings} == {None, "aac", "libopus", "libmp3lame"}
     assert {float(round(e.fps, 2)) for e in encodings} >= {10.0, 12.5, 15.0, 24.0, 25.0, 29.97}
     ratios = {round(e.width / e.height, 2) for e in encodings}
-    assert {1.78, 1.33, 0.56} <= ratios
+    assert {1.78, 1.33, 0.8} <= ratios
     assert any(e.is_rotated for e in encodings)
     assert 5 < sum(e.is_variable for e in encodings) < 0.3 * len(encodings)
     # Neither class can be told by how it is stored.
@@ -290,6 +290,7 @@ def test_colour_alone_does_not_solve_it(thumbnails):
     for model in (
         make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000)),
         RandomForestClassifier(200, random_state=0),
+        HistGradientBoostingClassifier(max_iter=60, random_state=0),
     ):
         model.fit(colour_features(train), y_train)
         precision = average_precision_score(y_test, model.predict_proba(colour_features(test))[:, 1])
