@@ -53,7 +53,7 @@ class Tower(nn.Module):
 
     def front(self, pixels_NCHW: Tensor) -> Tensor:
         """Return tokens [N, L, D] of float pixels [N, 3, H, W] in 0 to 255, RGB."""
-        x = (pixels_NCHW - self.mean) / self.std
+        x: Tensor = (pixels_NCHW - self.mean) / self.std
         if isinstance(self.visual, VisionTransformer):
             x = self.visual._embeds(x)
         elif isinstance(self.visual, ModifiedResNet):
