@@ -128,12 +128,14 @@ def compare(
 
 
 def read_baseline(path: Path) -> dict[str, bool]:
-    """Return, by path, whether the plain decoder of manifest.csv got frames and no error; {} without the file."""
+    """Return, by path tried, whether the decoder behind manifest.csv got frames and no error; {} without the file."""
     if not path.is_file():
         return {}
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    return {row["file"]: not row["pyav_error"] and int(row["frames_decoded"] or 0) > 0 for row in rows}
+    # Where neither an error nor a count stands, nobody tried.
+    tried = [row for row in rows if row["pyav_error"] or row["frames_decoded"]]
+    return {row["file"]: not row["pyav_error"] and int(row["frames_decoded"]) > 0 for row in tried}
 
 
 def is_clear(reason: str) -> bool:

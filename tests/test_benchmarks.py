@@ -67,8 +67,11 @@ def test_a_video_that_is_lost_counted_twice_or_unknown_is_an_error(rejected: lis
 def test_disagreement_with_the_other_decoder_is_listed_in_both_directions(tmp_path: Path) -> None:
     manifest = tmp_path / "manifest.csv"
     rows = ["file,frames_decoded,pyav_error", "a/good.mp4,5,", "a/bad.mp4,0,", "a/broken.mp4,5,InvalidDataError"]
-    manifest.write_text("\n".join([*rows, "a/fine.mp4,9,"]))
-    inputs = [Input(f"a/{stem}.mp4", tmp_path / f"a/{stem}.mp4") for stem in ("good", "bad", "broken", "fine", "new")]
+    manifest.write_text("\n".join([*rows, "a/fine.mp4,9,", "a/untried.mp4,,"]))
+    inputs = [
+        Input(f"a/{stem}.mp4", tmp_path / f"a/{stem}.mp4")
+        for stem in ("good", "bad", "broken", "fine", "new", "untried")
+    ]
     found = compare(read_baseline(manifest), inputs, {"a/good.mp4", "a/broken.mp4", "a/new.mp4"}, tmp_path)
     assert found["rejected_but_decoded_elsewhere"] == ["a/good.mp4"]
     assert found["scored_but_not_decoded_elsewhere"] == ["a/bad.mp4"]

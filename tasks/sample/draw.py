@@ -40,7 +40,7 @@ def _light_table(scene: Scene) -> list[int]:
     haze, strength = _HAZES[scene.weather]
     levels = np.arange(256) * (1 - strength) + haze * strength
     # Two recordings never have the same exposure and white balance; without that, colour would tell too much.
-    rng = np.random.default_rng((scene.seed, 6))
+    rng = np.random.default_rng((scene.exposure, 6))
     factors = np.array(LIGHTS[scene.hour]) * rng.uniform(0.88, 1.10) * rng.uniform(0.94, 1.06, 3)
     return [int(value) for factor in factors for value in np.clip(np.rint(levels * factor), 0, 255)]
 

@@ -1,7 +1,7 @@
 """Which clips there are: their split, site, story and encoding.
 
-Pure: the same number and seed give the same plan. Good and bad clips draw hour, weather and camera from the same
-decks, so that none of these tells them apart. Knows nothing of pixels or bytes.
+Pure: the same number and seed give the same plan. Good and bad clips share their sites, hours, weathers and
+cameras, so that none of these tells them apart. Knows nothing of pixels or bytes.
 """
 
 from dataclasses import dataclass
@@ -31,10 +31,16 @@ _UNSEEN_SITES = ("north-fence", "ranger-post")
 _HOURS: tuple[Hour, ...] = ("day", "dawn", "day", "dusk", "day", "night", "day", "dusk")
 _WEATHERS: tuple[Weather, ...] = ("clear", "cloudy", "clear", "dusty", "rain", "clear", "dusty", "clear", "cloudy")
 _MOVEMENTS: tuple[Movement, ...] = ("still", "shaking", "still", "panning", "still", "zooming", "shaking", "still")
-_CALM = (
+_WITH_TWINS = (
     *("resting", "walking", "standing", "birds", "lying", "dust devil", "drinking", "rock", "grazing", "jeep"),
     *("antelopes", "empty"),
 )
+_WITHOUT_TWINS = (
+    *("resting", "walking", "grazing", "birds", "drinking", "dust devil", "resting", "rock", "walking", "jeep"),
+    *("antelopes", "empty"),
+)
+# Not every round has the still twins: some are enough to make motion matter, many would drown the rest.
+_CALM = (*_WITH_TWINS, *_WITHOUT_TWINS, *_WITH_TWINS)
 _TWIN_OF = {"standing": "charging", "lying": "playing"}
 _FORMATS: tuple[tuple[str, str, str | None], ...] = (
     *(("mp4", "libx264", "aac"), ("mkv", "libx265", None), ("webm", "libvpx-vp9", "libopus")),
@@ -109,6 +115,7 @@ class _Setting:
     hour: Hour
     weather: Weather
     camera: Camera
+    exposure: int = 0
 
 
 def plan_clips(num_clips: int, seed: int, duration_s: tuple[float, float] = DURATION_S) -> list[Clip]:
@@ -158,7 +165,8 @@ def _settings(sites: list[Site], count: int, rng: Rng) -> list[_Setting]:
     movements = _deal(_MOVEMENTS, count, rng)
     return [
         _Setting(sites[i % len(sites)], hours[i], weathers[i],  # type: ignore[arg-type]
-                 Camera(movements[i], float(rng.uniform(0.5, 1)), float(rng.uniform(0, 6.3))))  # type: ignore[arg-type]
+                 Camera(movements[i], float(rng.uniform(0.5, 1)), float(rng.uniform(0, 6.3))),  # type: ignore[arg-type]
+                 int(rng.integers(1 << 31)))
         for i in range(count)
     ]  # fmt: skip
 
@@ -174,25 +182,27 @@ def _scene(content: str, setting: _Setting, duration_s: float, whole: bool, rng:
         # Water alone must not mean bathing: a waterhole lies behind many other scenes.
         water = Water(float(rng.uniform(-0.5, 0.5)), 0.14, float(rng.uniform(0.45, 0.7)), 0.065)
     return Scene(content, setting.site, setting.hour, setting.weather, camera, cast.actors, cast.stretches, duration_s,
-                 water, seed=int(rng.integers(1 << 31)))  # fmt: skip
+                 water, seed=int(rng.integers(1 << 31)), exposure=setting.exposure)  # fmt: skip
 
 
 def _plan_split(split: str, count: int, sites: list[Site], rng: Rng, duration_s: tuple[float, float]) -> list[Clip]:
     num_good = count // 2
     lively = tuple(HIGHLIGHT_CASTERS)
     first = {"train": 0, "val": 2, "test": 1}[split]  # so that small sets show more than the first of each deck
+    settings = _settings(sites, count - num_good, rng)
     good = []
-    for i, setting in enumerate(_settings(sites, num_good, rng)):
+    for i, setting in enumerate(settings[:num_good]):
         length = round(float(rng.uniform(*duration_s)), 2)
         good.append(_scene(lively[(i + first) % len(lively)], setting, length, i % 12 == 5, rng))
     bad = []
-    # The sites are walked from the other end, so that an odd number of clips does not leave one site one-sided.
-    for i, setting in enumerate(_settings(sites[::-1], count - num_good, rng)):
-        content = _CALM[i % len(_CALM)]
+    # The same settings once more: every site, hour, weather and exposure of a good clip is that of a bad one too, so
+    # that the palette of a clip says nothing about its class.
+    for i, which in enumerate(rng.permutation(len(settings))):
+        content, setting = _CALM[i % len(_CALM)], settings[which]
         length = round(float(rng.uniform(*duration_s)), 2)
         twins = [scene for scene in good if scene.content == _TWIN_OF.get(content)]
         if twins:
-            bad.append(_held(twins[i // len(_CALM) % len(twins)], content, rng))
+            bad.append(_held(twins[i // len(_WITH_TWINS) % len(twins)], content, rng))
         else:
             bad.append(_scene(content if content in CALM_CASTERS else "resting", setting, length, False, rng))
     formats = rng.permutation(count)

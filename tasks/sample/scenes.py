@@ -79,6 +79,7 @@ class Scene:
     stretches:   cover [0, duration_s) in order, without gaps
     frozen_at_s: where set, every actor holds still as it was at that second; wind, dust, rain and camera go on
     seed:        fixes clouds, dust and rain
+    exposure:    fixes the camera's exposure and white balance
     """
 
     content: str
@@ -92,6 +93,7 @@ class Scene:
     water: Water | None = None
     frozen_at_s: float | None = None
     seed: int = 0
+    exposure: int = 0
 
     def spans(self) -> list[Span]:
         """Return the highlights of the scene in order, seconds."""

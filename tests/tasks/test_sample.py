@@ -222,14 +222,14 @@ def test_encodings_cover_codecs_containers_shapes_and_clocks(plan):
         assert len({c.encoding.codec for c in plan if f"/{kind}/" in c.name}) == 4
 
 
-def test_hours_weathers_and_cameras_are_shared_by_both_classes(plan):
-    for split in ("train", "test"):
-        for trait in (lambda s: s.hour, lambda s: s.weather, lambda s: s.camera.movement):
-            counts = {
-                kind: Counter(trait(c.shots[0]) for c in of_split(plan, split) if bool(c.spans()) == kind)
-                for kind in (True, False)
-            }
-            assert set(counts[True]) & set(counts[False]) >= set(counts[True]) - {"zooming"}, (split, counts)
+def test_both_classes_share_their_palettes(plan):
+    """A bad clip has the site, hour, weather and exposure of a good one, so the palette of a clip says nothing."""
+    for split in ("train", "val", "test"):
+        good, bad = (
+            Counter((s.site, s.hour, s.weather, s.exposure) for c in of_split(plan, split) for s in c.shots if test(c))
+            for test in (lambda c: c.spans(), lambda c: not c.spans() and c.shots[0].frozen_at_s is None)
+        )
+        assert set(bad) <= set(good), split
 
 
 def test_captions_cover_the_clip_in_few_and_true_words(plan):
@@ -251,12 +251,12 @@ def test_captions_cover_the_clip_in_few_and_true_words(plan):
 
 @pytest.fixture(scope="module")
 def thumbnails(plan):
-    """Frames of all clips at one a second, 64 x 36 pixels drawn afresh: split -> (uint8 [N, 36, 64, 3], labels [N])."""
+    """Frames of all clips, three a second, drawn 64 x 36: split -> (uint8 [N, 36, 64, 3], labels [N])."""
     sets = {}
     for split in ("train", "test"):
         frames, labels = [], []
         for clip in of_split(plan, split):
-            times_s = np.arange(0.3, clip.duration_s, 1.0)
+            times_s = np.arange(0.0, clip.duration_s - 0.05, 1 / 3)
             frames += list(draw_frames(clip.shots[0], times_s.tolist(), 64, 36))
             labels.append(label_times(times_s, clip.spans()))
         sets[split] = (np.stack(frames), np.concatenate(labels))
@@ -290,7 +290,7 @@ def test_colour_alone_does_not_solve_it(thumbnails):
     for model in (
         make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000)),
         RandomForestClassifier(200, random_state=0),
-        HistGradientBoostingClassifier(max_iter=60, random_state=0),
+        HistGradientBoostingClassifier(max_iter=150, random_state=0),
     ):
         model.fit(colour_features(train), y_train)
         precision = average_precision_score(y_test, model.predict_proba(colour_features(test))[:, 1])
@@ -301,7 +301,7 @@ def test_shape_tells_far_more_than_colour(thumbnails):
     (train, y_train), (test, y_test) = thumbnails["train"], thumbnails["test"]
     scores = []
     for features in (colour_features, shape_features):
-        model = RandomForestClassifier(300, random_state=0)
+        model = RandomForestClassifier(100, random_state=0)
         model.fit(features(train), y_train)
         scores.append(average_precision_score(y_test, model.predict_proba(features(test))[:, 1]))
     assert scores[1] > scores[0] + 0.15, scores
