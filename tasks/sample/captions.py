@@ -54,14 +54,13 @@ def _setting(scene: Scene) -> str:
 
 
 def caption_stretches(scene: Scene) -> list[tuple[Stretch, str]]:
-    """Return every stretch of `scene` with the words for what happens in it."""
+    """Return every stretch of `scene` with its caption."""
     rng = np.random.default_rng((scene.seed, 2))
-    return [(stretch, _what(stretch, rng)) for stretch in scene.stretches]
+    return [(stretch, f"{_what(stretch, rng)} {_setting(scene)}") for stretch in scene.stretches]
 
 
 def caption_scene(scene: Scene) -> str:
-    """Return one caption for the whole scene, with its setting: that of its highlight, or of its longest stretch."""
+    """Return one caption for the whole scene: that of its highlight, or of its longest stretch."""
     captions = caption_stretches(scene)
     lively = [pair for pair in captions if pair[0].activity in HIGHLIGHTS]
-    what = max(lively or captions, key=lambda pair: pair[0].end_s - pair[0].start_s)[1]
-    return f"{what} {_setting(scene)}"
+    return max(lively or captions, key=lambda pair: pair[0].end_s - pair[0].start_s)[1]
