@@ -117,6 +117,13 @@ def captioned_frames(
             yield Image.fromarray(frame_HWC), caption_at(row, float(time_s))
 
 
+def shuffled(pairs: CaptionedFrames, seed: int) -> CaptionedFrames:
+    """Yield the same pairs in an order that mixes the videos."""
+    mixed = list(pairs)
+    random.Random(seed).shuffle(mixed)
+    return iter(mixed)
+
+
 def write_pairs(path: Path, pairs: CaptionedFrames) -> tuple[int, int]:
     """Write a WebDataset tar of PNG and text; return how many pairs and how many different captions."""
     count, captions = 0, set()
@@ -141,7 +148,8 @@ def pretrain_nano(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         num_train, num_captions = write_pairs(folder / "train.tar", train)
-        num_val, _ = write_pairs(folder / "val.tar", val)
+        # The trainer averages the val loss over batches, and a batch of one video's frames cannot be told apart.
+        num_val, _ = write_pairs(folder / "val.tar", shuffled(val, params.seed))
         if num_captions < 2 or num_train < params.batch_size:
             raise DataError(
                 f"pretrain: {num_train} frames with {num_captions} different captions cannot teach nano; "
