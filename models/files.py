@@ -5,6 +5,7 @@ keep the caller's order, floats are Python's shortest repr.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -47,6 +48,15 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def require_space(folder: Path, num_bytes: int) -> None:
+    """Raise the OSError of a full disk where `folder` has less than `num_bytes` left.
+
+    For writers that do not look: a native library may end the process on a full disk, or leave a file cut short.
+    """
+    if shutil.disk_usage(folder).free < num_bytes:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 
 def write_bytes(path: Path, content: bytes) -> None:

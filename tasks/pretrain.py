@@ -105,9 +105,7 @@ def caption_at(row: VideoRow, time_s: float) -> str:
     return row.caption or row.content or "wildlife"
 
 
-def captioned_frames(
-    rows: Sequence[VideoRow], read: Callable[[str], SampledVideo], max_frames: int
-) -> CaptionedFrames:
+def captioned_frames(rows: Sequence[VideoRow], read: Callable[[str], SampledVideo], max_frames: int) -> CaptionedFrames:
     """Yield pictures and their words, at most about `max_frames`, evenly over the videos and within each."""
     each = max(max_frames // max(len(rows), 1), 1)
     for row in rows:

@@ -22,6 +22,7 @@ from typing import Any
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors import SafetensorError
 
 from models.errors import HerdlightError, ShapeError
 from models.files import write_json, write_jsonl
@@ -29,6 +30,8 @@ from models.params import SectionT, load_section
 from tasks.energy import measure_energy
 
 _log = logging.getLogger(__name__)
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+_REMEDY = "free some space or rights and run it again"
 # Other people's greetings and usage pings; each is that project's documented switch.
 _QUIET = {
     "CODECARBON_LOG_LEVEL": "CRITICAL",
@@ -136,10 +139,16 @@ def one_line_errors(place: str) -> Iterator[None]:
         print(f"{place}: interrupted; what was finished is kept, run it again to go on", file=sys.stderr)
         sys.exit(130)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+        if error.errno not in _DISK_ERRORS:
             raise
         where = f" at {error.filename}" if error.filename else ""
-        print(f"{place}: {error.strerror}{where}; free some space or rights and run it again", file=sys.stderr)
+        print(f"{place}: {error.strerror}{where}; {_REMEDY}", file=sys.stderr)
+        sys.exit(1)
+    except SafetensorError as error:  # has the system's message, not its number
+        told = [os.strerror(number) for number in _DISK_ERRORS if os.strerror(number) in str(error)]
+        if not told:
+            raise
+        print(f"{place}: {told[0]}; {_REMEDY}", file=sys.stderr)
         sys.exit(1)
 
 

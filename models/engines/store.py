@@ -26,7 +26,10 @@ from models.engines.base import (
 )
 from models.engines.eager import run_tower
 from models.errors import EngineError
-from models.files import hash_file, replacing_folder
+from models.files import hash_file, replacing_folder, require_space
+
+# What a build writes at most, in copies of the tower in float32: ONNX, its graph, and an archive that is rewritten.
+_COPIES = 3
 
 
 @dataclass(frozen=True)
@@ -76,11 +79,13 @@ def build_engine(name: str, tower: nn.Module, folder: Path, image_size: int, pre
     tower:      pixels [N, 3, H, W] float32, 0 to 255 -> features [N, D], normalisation inside
     image_size: side of the frames, px
     precision:  see `resolve_precision`
-    Raises EngineError where it cannot be built, MissingExtra where its package is not installed.
+    Raises EngineError where it cannot be built, MissingExtra where its package is not installed, OSError on a disk
+    that has no room for it.
     """
     precision = resolve_precision(name, precision)
     feature_dim = feature_dim_of(tower, image_size)
     with replacing_folder(folder) as temporary:
+        require_space(temporary, _COPIES * sum(4 * weight.numel() for weight in tower.state_dict().values()))
         with engine_errors(f"engine {name} cannot be built"):
             built = _module_of(name).build(tower, temporary, image_size, precision)
         hashes = {file: hash_file(temporary / file) for file in built.files}

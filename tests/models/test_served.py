@@ -10,46 +10,25 @@ import numpy as np
 import pytest
 import torch
 
-from models.encoder import EncoderSpec
 from models.engines import build_engine, load_engine
 from models.errors import EngineError, ModelError, ShapeError
-from models.highlighter import Highlighter, HighlighterSpec, score_features
+from models.highlighter import Highlighter, score_features
 from models.served import ServedModel, load_served, save_served
-from models.video import SampledVideo, Sampling
-
-SIDE, DIM = 32, 24
-SPEC = HighlighterSpec(
-    encoder=EncoderSpec(
-        name="tiny",
-        pretrained=None,
-        model_config={
-            "embed_dim": DIM,
-            "vision_cfg": {"image_size": SIDE, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16},
-        },
-        image_size=SIDE,
-        mean=(0.48, 0.46, 0.41),
-        std=(0.27, 0.26, 0.28),
-    ),
-    sampling=Sampling(4.0, SIDE, "squash"),
-    unfreeze_blocks=1,
-    temporal="transformer",
-    hidden_dim=16,
-    window=6,
-    threshold=0.4,
-)
+from models.video import SampledVideo
+from tests.tiny_model import DIM, SIDE, TINY
 
 
 @pytest.fixture(scope="module")
 def highlighter() -> Highlighter:
     torch.manual_seed(3)
-    return Highlighter(SPEC).eval()
+    return Highlighter(TINY).eval()
 
 
 @pytest.fixture(scope="module")
 def served_folder(highlighter: Highlighter, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("served")
     build_engine("torchscript", highlighter.tower, root / "engine", SIDE, "float32")
-    save_served(root / "model", root / "engine", highlighter.head, SPEC)
+    save_served(root / "model", root / "engine", highlighter.head, TINY)
     shutil.rmtree(root / "engine")
     return root / "model"
 
@@ -70,13 +49,13 @@ def test_scores_are_those_of_the_model_it_came_from(
     with torch.no_grad():
         pixels = torch.from_numpy(clip.frames_THWC).permute(0, 3, 1, 2).float()
         features = highlighter.tower(pixels).numpy()
-    expected = score_features(highlighter.head, features, clip.times_s, SPEC.window)
+    expected = score_features(highlighter.head, features, clip.times_s, TINY.window)
     model = load_served(served_folder, batch_size)
     track = model.score_video(clip)
     np.testing.assert_allclose(track.scores, expected, atol=1e-5)
     np.testing.assert_array_equal(track.times_s, clip.times_s)
     assert track.duration_s == clip.duration_s
-    assert (model.spec, model.engine_name) == (SPEC, "torchscript")
+    assert (model.spec, model.engine_name) == (TINY, "torchscript")
 
 
 def test_engine_never_gets_more_than_a_batch(highlighter: Highlighter) -> None:
@@ -90,14 +69,14 @@ def test_engine_never_gets_more_than_a_batch(highlighter: Highlighter) -> None:
             return frames.reshape(len(frames), -1)[:, :DIM].astype(np.float32)
 
     clip = video(10)
-    model = ServedModel(SPEC, Counting(), highlighter.head, batch_size=4)
+    model = ServedModel(TINY, Counting(), highlighter.head, batch_size=4)
     features = model.embed(clip.frames_THWC)
     assert sizes == [4, 4, 2]
     np.testing.assert_array_equal(features, clip.frames_THWC.reshape(10, -1)[:, :DIM])
     assert model.embed(clip.frames_THWC[:0]).shape == (0, DIM)
     assert model.with_threshold(0.9).spec.threshold == 0.9
     with pytest.raises(ShapeError, match="batch_size 0"):
-        ServedModel(SPEC, Counting(), highlighter.head, batch_size=0)
+        ServedModel(TINY, Counting(), highlighter.head, batch_size=0)
 
 
 def test_frames_of_another_size_are_refused(served_folder: Path) -> None:
@@ -106,7 +85,7 @@ def test_frames_of_another_size_are_refused(served_folder: Path) -> None:
 
 
 def test_saving_twice_gives_the_same_bytes(served_folder: Path, highlighter: Highlighter, tmp_path: Path) -> None:
-    save_served(tmp_path / "again", served_folder, highlighter.head, SPEC)  # a served folder is an engine folder too
+    save_served(tmp_path / "again", served_folder, highlighter.head, TINY)  # a served folder is an engine folder too
     files = sorted(path.name for path in served_folder.iterdir())
     assert files == ["engine.json", "head.safetensors", "model.json", "tower.torchscript"]
     for name in files:
@@ -130,7 +109,7 @@ def test_a_missing_or_truncated_file_is_one_line(name: str, served_folder: Path,
 
 
 def test_engine_of_another_model_is_not_saved(served_folder: Path, highlighter: Highlighter, tmp_path: Path) -> None:
-    other = replace(SPEC, encoder=replace(SPEC.encoder, image_size=64))
+    other = replace(TINY, encoder=replace(TINY.encoder, image_size=64))
     with pytest.raises(EngineError, match="the model has 64 px"):
         save_served(tmp_path / "model", served_folder, highlighter.head, other)
     assert not (tmp_path / "model").exists()
@@ -138,9 +117,9 @@ def test_engine_of_another_model_is_not_saved(served_folder: Path, highlighter: 
 
 def test_eager_engine_gets_its_tower_from_the_spec(highlighter: Highlighter, tmp_path: Path) -> None:
     build_engine("eager-bf16", highlighter.tower, tmp_path / "engine", SIDE, "bfloat16")
-    save_served(tmp_path / "model", tmp_path / "engine", highlighter.head, SPEC)
+    save_served(tmp_path / "model", tmp_path / "engine", highlighter.head, TINY)
     clip = video(5)
-    direct = load_engine(tmp_path / "engine", make_tower=lambda: Highlighter(SPEC).tower)(clip.frames_THWC)
+    direct = load_engine(tmp_path / "engine", make_tower=lambda: Highlighter(TINY).tower)(clip.frames_THWC)
     np.testing.assert_array_equal(load_served(tmp_path / "model").embed(clip.frames_THWC), direct)
 
 
@@ -150,6 +129,7 @@ import pickle, sys
 from pathlib import Path
 import numpy as np
 from models.served import load_served
+from tests.tiny_model import SIDE, DIM, TINY
 def refuse(*_):
     raise AssertionError("pickle was loaded")
 sys.addaudithook(lambda event, _: refuse() if event == "pickle.find_class" else None)

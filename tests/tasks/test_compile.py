@@ -10,11 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from models.encoder import EncoderSpec
 from models.engines import store
 from models.engines.compare import compare_scores, measure_latency
 from models.errors import EngineError, MissingExtra, ModelError, ParamsError, ShapeError
-from models.highlighter import Highlighter, HighlighterSpec, save_highlighter, score_features
+from models.highlighter import Highlighter, save_highlighter, score_features
 from models.manifest import VideoRow, write_manifest
 from models.metrics import choose_threshold
 from models.params import parse_section
@@ -22,29 +21,10 @@ from models.predictions import read_predictions
 from models.served import load_served
 from models.shards import write_shard
 from models.spans import Span
-from models.video import SampledVideo, Sampling
+from models.video import SampledVideo
 from tasks.compile import CompileParams, compile_model, engines_of, main
+from tests.tiny_model import SIDE, TINY
 
-SIDE = 32
-SPEC = HighlighterSpec(
-    encoder=EncoderSpec(
-        name="tiny",
-        pretrained=None,
-        model_config={
-            "embed_dim": 24,
-            "vision_cfg": {"image_size": SIDE, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16},
-        },
-        image_size=SIDE,
-        mean=(0.48, 0.46, 0.41),
-        std=(0.27, 0.26, 0.28),
-    ),
-    sampling=Sampling(4.0, SIDE, "squash"),
-    unfreeze_blocks=1,
-    temporal="transformer",
-    hidden_dim=16,
-    window=6,
-    threshold=0.5,
-)
 QUICK = CompileParams(
     engine="torchscript", candidates=("torchscript", "eager-bf16"), also_build=(), batch_size=4,
     num_latency_runs=2, latency_budget_s=0.01,
@@ -54,7 +34,7 @@ QUICK = CompileParams(
 @pytest.fixture(scope="module")
 def highlighter() -> Highlighter:
     torch.manual_seed(5)
-    model = Highlighter(SPEC).eval()
+    model = Highlighter(TINY).eval()
     with torch.no_grad():
         model.head.classifier[2].weight.mul_(30)  # scores that spread over [0, 1]
     return model
@@ -88,12 +68,12 @@ def read_video(video_id: str) -> SampledVideo:
 def expected_scores(model: Highlighter, video: SampledVideo) -> np.ndarray:
     with torch.no_grad():
         features = model.tower(torch.from_numpy(video.frames_THWC).permute(0, 3, 1, 2).float()).numpy()
-    return score_features(model.head, features, video.times_s, SPEC.window)
+    return score_features(model.head, features, video.times_s, TINY.window)
 
 
 def test_chosen_engine_scores_and_its_parity(highlighter: Highlighter, tmp_path: Path) -> None:
     done: list[int] = []
-    result = compile_model(highlighter, SPEC, ROWS, read_video, QUICK, tmp_path, done.append)
+    result = compile_model(highlighter, TINY, ROWS, read_video, QUICK, tmp_path, done.append)
     assert done == [1, 2]
     table = result.predictions
     assert list(zip(table["split"].unique(), strict=False)) == [("test",), ("val",)]
@@ -102,7 +82,7 @@ def test_chosen_engine_scores_and_its_parity(highlighter: Highlighter, tmp_path:
         np.testing.assert_allclose(scores, expected_scores(highlighter, VIDEOS[video_id]), atol=1e-5)
     val = table[table["split"] == "val"]
     assert result.spec.threshold == choose_threshold(val["label"].to_numpy(), val["score"].to_numpy())
-    assert replace(result.spec, threshold=SPEC.threshold) == SPEC
+    assert replace(result.spec, threshold=TINY.threshold) == TINY
     exact, rough = result.reports
     assert (exact.name, exact.status, exact.precision) == ("torchscript", "measured", "float32")
     assert (rough.name, rough.status, rough.precision) == ("eager-bf16", "measured", "bfloat16")
@@ -111,14 +91,14 @@ def test_chosen_engine_scores_and_its_parity(highlighter: Highlighter, tmp_path:
     assert exact.parity.max_score_diff < 1e-5 < rough.parity.mean_score_diff < rough.parity.max_score_diff < 0.5
     assert exact.parity.f1_diff == 0
     test = table[table["split"] == "test"]
-    truth, found = test["label"].to_numpy() == 1, test["score"].to_numpy() >= SPEC.threshold
+    truth, found = test["label"].to_numpy() == 1, test["score"].to_numpy() >= TINY.threshold
     assert exact.parity.f1 == pytest.approx(2 * (truth & found).sum() / (truth.sum() + found.sum()))
     assert {path.name for path in tmp_path.iterdir()} == {"model", "also_built"}
     assert exact.num_bytes == (tmp_path / "model" / "tower.torchscript").stat().st_size
 
 
 def test_served_folder_gives_the_predictions_again(highlighter: Highlighter, tmp_path: Path) -> None:
-    result = compile_model(highlighter, SPEC, ROWS, read_video, QUICK, tmp_path)
+    result = compile_model(highlighter, TINY, ROWS, read_video, QUICK, tmp_path)
     model = load_served(tmp_path / "model", batch_size=4)
     assert (model.spec, model.engine_name) == (result.spec, "torchscript")
     for video_id in "bcd":
@@ -142,7 +122,7 @@ def test_a_failing_candidate_is_told_and_the_others_go_on(
     highlighter: Highlighter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     break_engine(monkeypatch, "eager-bf16", RuntimeError("no such operator: warp\nand a page of advice"))
-    result = compile_model(highlighter, SPEC, ROWS, read_video, QUICK, tmp_path)
+    result = compile_model(highlighter, TINY, ROWS, read_video, QUICK, tmp_path)
     good, bad = result.reports
     assert good.status == "measured"
     assert (bad.status, bad.reason) == ("failed", "engine eager-bf16 cannot be built: no such operator: warp")
@@ -158,7 +138,7 @@ def test_chosen_engine_that_fails_stops_the_stage(
 ) -> None:
     break_engine(monkeypatch, "torchscript", RuntimeError("boom"))
     with pytest.raises(EngineError, match=r"compile.engine = 'torchscript': failed: .*boom; choose another"):
-        compile_model(highlighter, SPEC, ROWS, read_video, QUICK, tmp_path)
+        compile_model(highlighter, TINY, ROWS, read_video, QUICK, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -167,11 +147,11 @@ def test_missing_package_is_told_apart_from_a_failure(
 ) -> None:
     break_engine(monkeypatch, "tensorrt", MissingExtra("pip install herdlight[tensorrt]"))
     params = QUICK.model_copy(update={"also_build": ("tensorrt",), "candidates": ()})
-    report = compile_model(highlighter, SPEC, ROWS, read_video, params, tmp_path).reports[1]
+    report = compile_model(highlighter, TINY, ROWS, read_video, params, tmp_path).reports[1]
     assert (report.name, report.status, report.reason) == ("tensorrt", "missing", "pip install herdlight[tensorrt]")
     with pytest.raises(EngineError, match="'tensorrt': missing: pip install"):
         compile_model(
-            highlighter, SPEC, ROWS, read_video, params.model_copy(update={"engine": "tensorrt"}), tmp_path / "other"
+            highlighter, TINY, ROWS, read_video, params.model_copy(update={"engine": "tensorrt"}), tmp_path / "other"
         )
 
 
@@ -179,7 +159,7 @@ def test_missing_package_is_told_apart_from_a_failure(
 def test_engine_for_another_device_is_built_kept_and_never_measured(highlighter: Highlighter, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx", reason="the package of herdlight[tensorrt] is not installed")
     params = QUICK.model_copy(update={"also_build": ("tensorrt",), "candidates": ()})
-    result = compile_model(highlighter, SPEC, ROWS, read_video, params, tmp_path)
+    result = compile_model(highlighter, TINY, ROWS, read_video, params, tmp_path)
     report = result.reports[1]
     assert (report.status, report.precision, report.parity) == ("built", "float16", None)
     assert report.reason is not None
@@ -189,7 +169,7 @@ def test_engine_for_another_device_is_built_kept_and_never_measured(highlighter:
     assert [latency.name for latency in result.latencies] == ["torchscript"]
     auto = params.model_copy(update={"engine": "auto", "candidates": ("tensorrt",), "also_build": ()})
     with pytest.raises(EngineError, match="none runs here"):
-        compile_model(highlighter, SPEC, ROWS, read_video, auto, tmp_path / "auto")
+        compile_model(highlighter, TINY, ROWS, read_video, auto, tmp_path / "auto")
 
 
 @pytest.mark.parametrize(("limit", "expected"), [(1.0, "eager-bf16"), (1e-5, "torchscript")])
@@ -204,19 +184,19 @@ def test_auto_takes_the_fastest_whose_scores_agree(
 
     monkeypatch.setattr(tasks.compile, "measure_latency", pretend)
     params = QUICK.model_copy(update={"engine": "auto", "max_mean_score_diff": limit})
-    result = compile_model(highlighter, SPEC, ROWS, read_video, params, tmp_path)
+    result = compile_model(highlighter, TINY, ROWS, read_video, params, tmp_path)
     assert result.chosen == expected == load_served(tmp_path / "model").engine_name
 
 
 def test_auto_without_an_engine_that_agrees_lists_them(highlighter: Highlighter, tmp_path: Path) -> None:
     params = QUICK.model_copy(update={"engine": "auto", "candidates": ("eager-bf16",), "max_mean_score_diff": 0.0})
     with pytest.raises(EngineError, match=r"max_mean_score_diff: eager-bf16 measured mean_score_diff 0\.\d+"):
-        compile_model(highlighter, SPEC, ROWS, read_video, params, tmp_path)
+        compile_model(highlighter, TINY, ROWS, read_video, params, tmp_path)
 
 
 def test_both_splits_are_needed(highlighter: Highlighter, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="val and in test"):
-        compile_model(highlighter, SPEC, ROWS[:2], read_video, QUICK, tmp_path)
+        compile_model(highlighter, TINY, ROWS[:2], read_video, QUICK, tmp_path)
 
 
 def test_parity_figures() -> None:
@@ -265,7 +245,7 @@ def test_params_are_checked() -> None:
 def test_stage_leaves_its_files_and_the_same_bytes_twice(
     highlighter: Highlighter, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save_highlighter(tmp_path / "pruned", highlighter, SPEC)
+    save_highlighter(tmp_path / "pruned", highlighter, TINY)
     write_manifest(tmp_path / "manifest.parquet", ROWS)
     for video_id, video in VIDEOS.items():
         tensors = {"frames": video.frames_THWC, "times_s": video.times_s}

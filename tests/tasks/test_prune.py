@@ -7,43 +7,22 @@ import numpy as np
 import pytest
 import torch
 
-from models.encoder import EncoderSpec
 from models.errors import ParamsError
-from models.highlighter import Highlighter, HighlighterSpec, load_highlighter, save_highlighter
+from models.highlighter import Highlighter, load_highlighter, save_highlighter
 from models.manifest import VideoRow, write_manifest
 from models.params import parse_section
 from models.predictions import read_predictions
 from models.pruning import HoldMasks, prunable_weights
 from models.shards import write_shard
 from models.spans import Span
-from models.video import Sampling
 from tasks.prune import PruneParams, main, prune_highlighter
 from tasks.train import TrainResult
-
-SIDE = 32
-SPEC = HighlighterSpec(
-    encoder=EncoderSpec(
-        name="tiny",
-        pretrained=None,
-        model_config={
-            "embed_dim": 24,
-            "vision_cfg": {"image_size": SIDE, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16},
-        },
-        image_size=SIDE,
-        mean=(0.5, 0.5, 0.5),
-        std=(0.25, 0.25, 0.25),
-    ),
-    sampling=Sampling(4.0, SIDE, "squash"),
-    unfreeze_blocks=1,
-    temporal="transformer",
-    hidden_dim=16,
-    window=6,
-)
+from tests.tiny_model import TINY
 
 
 def highlighter() -> Highlighter:
     torch.manual_seed(0)
-    return Highlighter(SPEC).eval()
+    return Highlighter(TINY).eval()
 
 
 def num_zeros(model: Highlighter) -> int:
@@ -53,7 +32,7 @@ def num_zeros(model: Highlighter) -> int:
 def result(val_average_precision: float) -> TrainResult:
     import pandas as pd
 
-    return TrainResult(SPEC, [], pd.DataFrame(), {"val_average_precision": val_average_precision})
+    return TrainResult(TINY, [], pd.DataFrame(), {"val_average_precision": val_average_precision})
 
 
 @pytest.mark.parametrize("epochs", [0, 2])
@@ -109,7 +88,7 @@ def store(root: Path) -> None:
 def test_stage_leaves_a_pruned_model_that_learned_and_the_same_bytes_twice(tmp_path: Path) -> None:
     store(tmp_path)
     original = highlighter()
-    save_highlighter(tmp_path / "trained", original, SPEC)
+    save_highlighter(tmp_path / "trained", original, TINY)
     sections = {"train": {"batch_size": 4}, "prune": {"amount": 0.25, "recovery_epochs": 2, "recovery_rate": 1.0}}
     (tmp_path / "params.yaml").write_text(json.dumps(sections))
     for out in ("one", "two"):

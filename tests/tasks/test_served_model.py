@@ -22,36 +22,14 @@ import torch
 
 from flows.registry import CHAMPION, ModelVersion, Registry
 from flows.settings import Settings
-from models.encoder import EncoderSpec
 from models.engines import build_engine
 from models.errors import ModelError, RegistryError, TrackingUnavailable
-from models.highlighter import Highlighter, HighlighterSpec
+from models.highlighter import Highlighter
 from models.served import save_served
-from models.video import Sampling
 from tasks.mlflow_store import connect, fluent, mlflow
 from tasks.model_uri import resolve, resolve_model
 from tasks.score import identify_model
-
-SIDE = 32
-SPEC = HighlighterSpec(
-    encoder=EncoderSpec(
-        name="tiny",
-        pretrained=None,
-        model_config={
-            "embed_dim": 24,
-            "vision_cfg": {"image_size": SIDE, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16},
-        },
-        image_size=SIDE,
-        mean=(0.48, 0.46, 0.41),
-        std=(0.27, 0.26, 0.28),
-    ),
-    sampling=Sampling(4.0, SIDE, "squash"),
-    unfreeze_blocks=1,
-    temporal="none",
-    hidden_dim=16,
-    window=6,
-    threshold=0.4,
-)
+from tests.tiny_model import SIDE, TINY_WITHOUT_TIME
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +42,10 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 def champion(settings: Settings) -> ModelVersion:
     """A served model, registered and promoted as the flow does it."""
     torch.manual_seed(3)
-    highlighter = Highlighter(SPEC).eval()
+    highlighter = Highlighter(TINY_WITHOUT_TIME).eval()
     folder = settings.build / "compile" / "model"
     build_engine("torchscript", highlighter.tower, settings.root / "engine", SIDE, "float32")
-    save_served(folder, settings.root / "engine", highlighter.head, SPEC)
+    save_served(folder, settings.root / "engine", highlighter.head, TINY_WITHOUT_TIME)
     shutil.rmtree(settings.root / "engine")
     client = connect(settings.tracking_uri)
     experiment = client.create_experiment(
