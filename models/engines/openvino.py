@@ -3,6 +3,7 @@
 `bfloat16` is a hint to the runtime: a processor without bfloat16 instructions runs the same file in float32.
 """
 
+import functools
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -49,13 +50,24 @@ def _name_by_order(model: Any) -> None:
             del model.rt_info[note]
 
 
-def load(folder: Path, record: EngineRecord, make_tower: MakeTower | None) -> Runner:
-    """Return the function of an engine that `build` wrote."""
+@functools.cache
+def _runtime() -> Any:
+    """Return this process's one runtime, which is never taken down.
+
+    Every OpenVINO `Core` gives the calling thread a stack for signals (for AMX) and takes it away with the last model
+    that uses it. Of two cores the one that goes last puts back the stack of the other, which is gone: the next signal
+    that Python handles, an ended child process say, then ends the process. Seen in OpenVINO 2026.4 and shown in a test.
+    """
     import openvino
 
+    return openvino.Core()
+
+
+def load(folder: Path, record: EngineRecord, make_tower: MakeTower | None) -> Runner:
+    """Return the function of an engine that `build` wrote."""
     changed = describe_versions(record, version_of("openvino"))
     with engine_errors(f"{folder / _GRAPH_FILE}: not readable{changed}; run stage compile again"):
-        compiled = openvino.Core().compile_model(
+        compiled = _runtime().compile_model(
             folder / _GRAPH_FILE,
             "CPU",
             {"INFERENCE_PRECISION_HINT": _HINTS[record.precision], "PERFORMANCE_HINT": "LATENCY"},
