@@ -16,7 +16,7 @@ from models.metrics import Counts
 # The ladder, from the model that needs no labels to the one that is served, and what anything must beat.
 MODEL_NAMES = ("zero_shot", "fine_tuned", "pruned", "compiled")
 TRIVIAL_NAMES = ("all_positive", "random", "uniform")
-METRIC_NAMES = ("precision", "recall", "f1", "accuracy", "average_precision", "roc_auc", "ece")
+METRIC_NAMES = ("precision", "recall", "f1", "accuracy", "average_precision", "roc_auc", "ece", "segment_map")
 SERVED = "compiled"
 
 

@@ -9,7 +9,7 @@ Two ways to the figure of many videos, both needed: `segment_map` pools all pred
 does for a class, and is what herdlight reports; `mean_query_map` is the mean over queries of QVHighlights (Lei et al.,
 "QVHighlights: Detecting Moments and Highlights in Videos via Natural Language Queries", NeurIPS 2021).
 
-Shape legend: P predictions, G true spans, T IoU thresholds, V videos, R replicates, Q queries.
+Shape legend: P predictions, G true spans, T IoU thresholds, V videos, R replicates, K distinct confidences.
 """
 
 import math
@@ -102,16 +102,20 @@ def match_spans(iou_PG: Floats, thresholds_T: Sequence[float] = IOU_THRESHOLDS) 
 class RankedMoments:
     """All predictions of a set of videos in one ranking, matched: what pooled average precision is made of.
 
-    matched: bool [T, P], true positives in order of falling confidence
-    videos:  int64 [P], index of each prediction's video
-    last:    int64 [K], the last prediction of each run of equal confidence
-    truths:  int64 [V], true spans of each video
+    Predictions of one video with equal confidence move together and are one cell, of C, in order of falling confidence.
+
+    matched:   float64 [T, C], true positives
+    predicted: float64 [C], predictions
+    videos:    int64 [C], index of each cell's video
+    last:      int64 [K], the last cell of each run of equal confidence
+    truths:    float64 [V], true spans of each video
     """
 
-    matched: npt.NDArray[np.bool_]
+    matched: Floats
+    predicted: Floats
     videos: npt.NDArray[np.int64]
     last: npt.NDArray[np.int64]
-    truths: npt.NDArray[np.int64]
+    truths: Floats
 
     @staticmethod
     def of(videos: Sequence[Moments], thresholds_T: Sequence[float] = IOU_THRESHOLDS) -> "RankedMoments":
@@ -121,15 +125,18 @@ class RankedMoments:
             order_P = np.argsort(-video.scores, kind="stable")
             matched.append(match_spans(temporal_iou(video.predicted[order_P], video.truth), thresholds_T))
             scores.append(video.scores[order_P])
-        scores_P = np.concatenate(scores)
-        order_P = np.argsort(-scores_P, kind="stable")
-        falling_P = scores_P[order_P]
-        indices_P = np.repeat(np.arange(len(videos)), [len(video.scores) for video in videos])
+        videos_P = np.repeat(np.arange(len(videos)), [len(video.scores) for video in videos])
+        _, steps_P = np.unique(-np.concatenate(scores), return_inverse=True)
+        cells_C, cell_P = np.unique(steps_P * max(1, len(videos)) + videos_P, return_inverse=True)
+        steps_C = cells_C // max(1, len(videos))
         return RankedMoments(
-            matched=np.concatenate(matched, axis=1)[:, order_P],
-            videos=indices_P[order_P].astype(np.int64),
-            last=np.flatnonzero(np.append(falling_P[:-1] != falling_P[1:], [True] * bool(len(falling_P)))),
-            truths=np.array([len(video.truth) for video in videos], np.int64),
+            matched=np.stack(
+                [np.bincount(cell_P, row_P, minlength=len(cells_C)) for row_P in np.concatenate(matched, axis=1)]
+            ),
+            predicted=np.bincount(cell_P, minlength=len(cells_C)).astype(np.float64),
+            videos=(cells_C % max(1, len(videos))).astype(np.int64),
+            last=np.flatnonzero(np.append(steps_C[:-1] != steps_C[1:], [True] * bool(len(steps_C)))),
+            truths=np.array([len(video.truth) for video in videos], np.float64),
         )
 
     def average_precision(self) -> Floats:
@@ -143,13 +150,13 @@ class RankedMoments:
         return np.concatenate([self._block(block) for block in blocks])
 
     def _block(self, weights_RV: npt.NDArray[np.int64]) -> Floats:
-        truths_R = (weights_RV @ self.truths).astype(np.float64)
-        weights_RP = weights_RV[:, self.videos].astype(np.float64)
-        all_RK = np.cumsum(weights_RP, axis=1)[:, self.last]
+        truths_R = weights_RV @ self.truths
+        weights_RC = weights_RV[:, self.videos].astype(np.float64)
+        predicted_RK = np.cumsum(weights_RC * self.predicted, axis=1)[:, self.last]
         found = []
-        for matched_P in self.matched:
-            tp_RK = np.cumsum(weights_RP * matched_P, axis=1)[:, self.last]
-            found.append(_interpolated(tp_RK, all_RK, truths_R))
+        for matched_C in self.matched:
+            tp_RK = np.cumsum(weights_RC * matched_C, axis=1)[:, self.last]
+            found.append(_interpolated(tp_RK, predicted_RK, truths_R))
         return np.stack(found, axis=1)
 
 
