@@ -208,8 +208,8 @@ def random_keyshot_f1(
     """
     generator = np.random.default_rng(seed)
     num_units = np.asarray(annotated_AN).shape[1]
-    draws = (keyshot_summary(generator.random(num_units), segments_K2, share) for _ in range(num_draws))
-    return _mean([keyshot_f1(summary_N, annotated_AN) for summary_N in draws])
+    scores_RN = generator.random((num_draws, num_units))
+    return _mean([keyshot_f1(keyshot_summary(scores_N, segments_K2, share), annotated_AN) for scores_N in scores_RN])
 
 
 def _mean(found: list[KeyshotF1]) -> KeyshotF1:

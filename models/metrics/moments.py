@@ -71,7 +71,8 @@ def temporal_iou(first_P2: Floats, second_G2: Floats) -> Floats:
     both_PG = np.clip(both_PG, 0, None)
     lengths_P, lengths_G = (spans[:, 1] - spans[:, 0] for spans in (first_P2, second_G2))
     either_PG = lengths_P[:, None] + lengths_G[None, :] - both_PG
-    return np.divide(both_PG, either_PG, out=np.zeros_like(both_PG), where=either_PG > 0)
+    iou_PG: Floats = np.divide(both_PG, either_PG, out=np.zeros_like(both_PG), where=either_PG > 0)
+    return iou_PG
 
 
 def match_spans(iou_PG: Floats, thresholds_T: Sequence[float] = IOU_THRESHOLDS) -> npt.NDArray[np.bool_]:
@@ -141,7 +142,8 @@ class RankedMoments:
 
     def average_precision(self) -> Floats:
         """Return float64 [T]; NaN without a true span, 0 with true spans and no prediction."""
-        return self.replicates(np.ones((1, len(self.truths)), np.int64))[0]
+        average_T: Floats = self.replicates(np.ones((1, len(self.truths)), np.int64))[0]
+        return average_T
 
     def replicates(self, weights_RV: npt.NDArray[np.int64]) -> Floats:
         """Return float64 [R, T]: average precision with every video's spans counted as often as its weight."""
@@ -166,7 +168,8 @@ def _interpolated(tp_RK: Floats, predicted_RK: Floats, truths_R: Floats) -> Floa
     precision_RK = tp_RK / np.maximum(predicted_RK, 1)
     envelope_RK = np.maximum.accumulate(precision_RK[:, ::-1], axis=1)[:, ::-1]
     gained_R = (np.diff(tp_RK, axis=1, prepend=0) * envelope_RK).sum(axis=1)
-    return np.divide(gained_R, truths_R, out=np.full(len(truths_R), math.nan), where=truths_R > 0)
+    average_R: Floats = np.divide(gained_R, truths_R, out=np.full(len(truths_R), math.nan), where=truths_R > 0)
+    return average_R
 
 
 def segment_map(videos: Sequence[Moments], thresholds_T: Sequence[float] = IOU_THRESHOLDS) -> float:
@@ -208,7 +211,9 @@ def mean_query_map(
     answerable = [query for query in queries if len(query.truth)]
     if not answerable:
         return np.full(len(thresholds_T), math.nan)
-    return np.mean([query_average_precision(query, thresholds_T, max_predicted) for query in answerable], axis=0)
+    average_QT = np.stack([query_average_precision(query, thresholds_T, max_predicted) for query in answerable])
+    mean_T: Floats = average_QT.mean(axis=0)
+    return mean_T
 
 
 def recall_at_1(queries: Sequence[Moments], thresholds_T: Sequence[float] = IOU_THRESHOLDS) -> Floats:
@@ -225,4 +230,5 @@ def recall_at_1(queries: Sequence[Moments], thresholds_T: Sequence[float] = IOU_
     ]
     if not best:
         return np.full(len(thresholds_T), math.nan)
-    return (np.array(best)[:, None] >= np.asarray(thresholds_T)).mean(axis=0)
+    recall_T: Floats = (np.array(best)[:, None] >= np.asarray(thresholds_T)).mean(axis=0)
+    return recall_T

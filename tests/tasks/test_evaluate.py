@@ -113,7 +113,7 @@ def test_better_models_cut_better_highlights_and_all_beat_chance(evaluation: Eva
 
 
 def test_test_videos_without_truth_are_refused() -> None:
-    with pytest.raises(ModelError, match="not in the manifest, e.g. 000000000000000c"):
+    with pytest.raises(ModelError, match=r"not in the manifest, e\.g\. 000000000000000c"):
         evaluate(make_tables(), make_truth(num_videos=12), PARAMS)
 
 

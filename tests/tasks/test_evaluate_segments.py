@@ -45,10 +45,10 @@ def test_the_marked_highlight_scores_1_and_half_of_it_only_up_to_its_overlap() -
 
 
 def test_truth_is_in_seconds_and_not_on_the_grid_of_frames() -> None:
-    """A highlight of 0.3 s between two frames has no labelled frame, and is missed all the same."""
-    truth = SegmentTruth({"a": (Span(2.1, 2.4),), "b": ()}, {"a": 10.0, "b": 10.0}, 0.0, 0.0)
+    """A highlight between two frames has no labelled frame, and is missed all the same."""
+    truth = SegmentTruth({"a": (Span(2.125, 2.4375),), "b": ()}, {"a": 10.0, "b": 10.0}, 0.0, 0.0)
     assert figure(make_frames(truth), flags(0, 0)) == 0
-    assert figure(make_frames(truth), flags(2, 2.5)) == pytest.approx(0.3)  # IoU 0.6: 0.5, 0.55 and 0.6
+    assert figure(make_frames(truth), flags(2, 2.5)) == pytest.approx(0.3)  # IoU 0.625: 0.5, 0.55 and 0.6
 
 
 def test_highlights_are_joined_and_dropped_as_in_serving() -> None:
