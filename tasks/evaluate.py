@@ -28,6 +28,7 @@ from models.errors import ModelError
 from models.evaluation import METRIC_NAMES, MODEL_NAMES, Difference, Estimate, Evaluation, Row
 from models.files import write_json
 from models.metrics import (
+    IOU_THRESHOLDS,
     NEUTRAL_THRESHOLD,
     Counts,
     average_precision,
@@ -194,14 +195,16 @@ def _row(candidate: _Candidate, frames: _Frames, weights_RV: npt.NDArray[np.int6
     replicates = count_replicates(counts_V4, weights_RV) | score_replicates(
         labels_N, scores_N, frames.videos, weights_RV
     )
-    points["segment_map"], replicates["segment_map"] = frames.segments.segment_map(
+    segment_T, replicates["segment_map"] = frames.segments.segment_average_precision(
         *candidate.highlights(params.seed), weights_RV
     )
+    points["segment_map"] = float(segment_T.mean())
     metrics = {}
     for name in METRIC_NAMES:
         interval = percentile_interval(points[name], replicates[name], params.confidence, len(frames.video_ids))
         metrics[name] = Estimate(points[name], interval.low, interval.high)
-    return Row(candidate.name, candidate.threshold, counts, metrics)
+    by_iou = {f"{iou:g}": float(value) for iou, value in zip(IOU_THRESHOLDS, segment_T, strict=True)}
+    return Row(candidate.name, candidate.threshold, counts, metrics, by_iou)
 
 
 def _differences(by_video: Mapping[str, Mapping[str, Counts]], params: EvaluateParams) -> tuple[Difference, ...]:

@@ -5,7 +5,7 @@ section of params), each as confident as its mean score; people's highlights com
 from frame labels. All test videos are pooled into one ranking (`models.metrics.RankedMoments`), and intervals are by
 bootstrap over videos. Knows times, scores and spans of test frames; thresholds are chosen elsewhere.
 
-Shape legend: N test frames, sorted by video and time; V videos; R replicates.
+Shape legend: N test frames, sorted by video and time; V videos; R replicates; T IoU thresholds.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -89,10 +89,12 @@ class SegmentFrames:
     videos: npt.NDArray[np.int64]
     times_s: Floats
 
-    def segment_map(
+    def segment_average_precision(
         self, draws: Sequence[Floats], threshold: float, weights_RV: npt.NDArray[np.int64]
-    ) -> tuple[float, Floats]:
-        """Return segment mAP on all videos and on every replicate, float64 [R]; NaN without a true highlight.
+    ) -> tuple[Floats, Floats]:
+        """Return average precision on all videos by IoU threshold, float64 [T], and segment mAP by replicate, [R].
+
+        NaN without a true highlight. The mean of the first is the segment mAP on all videos.
 
         draws:     scores [N] of 0 to 1; more than one where they are by chance, and then the figures are means
         threshold: frames that score at least this are highlights
@@ -105,9 +107,9 @@ class SegmentFrames:
                 self.truth.moments(video, self.times_s[start:end], scores_N[start:end], threshold)
                 for video, start, end in zip(self.video_ids, edges_V[:-1], edges_V[1:], strict=True)
             ]
-            found.append(RankedMoments.of(moments).replicates(np.concatenate([everything_V, weights_RV])).mean(axis=1))
-        mean_R = np.mean(found, axis=0)
-        return float(mean_R[0]), mean_R[1:]
+            found.append(RankedMoments.of(moments).replicates(np.concatenate([everything_V, weights_RV])))
+        mean_RT = np.mean(found, axis=0)
+        return mean_RT[0], mean_RT[1:].mean(axis=1)
 
 
 def random_draws(chances_N: Floats, seed: int) -> list[Floats]:

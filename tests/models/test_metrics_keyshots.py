@@ -140,6 +140,24 @@ def test_human_and_random_rows_of_summe(shared: Path) -> None:
     assert 0.09 < np.mean([chance.mean for chance in chances]) < 0.18
 
 
+def test_change_points_and_rows_of_tvsum(shared: Path) -> None:
+    """Chance comes within a tenth of people by this figure: Otani et al.'s point, and why both stand beside ours."""
+    h5py = pytest.importorskip("h5py")
+    humans, chances = [], []
+    with h5py.File(shared / "data" / "tvsum" / "tvsum_2s.h5") as file:
+        for group in list(file.values())[:12]:
+            features = np.asarray(group["features"][:], np.float64)
+            points = kernel_change_points(features / np.linalg.norm(features, axis=1, keepdims=True))
+            assert len(points) <= len(features) // 4
+            segments = segments_between(points, len(features))
+            scores = np.asarray(group["user_scores"][:], np.float64).T
+            annotated = np.stack([keyshot_summary(own, segments) for own in scores])
+            humans.append(human_keyshot_f1(annotated).mean)
+            chances.append(random_keyshot_f1(segments, annotated, num_draws=5).mean)
+    assert np.nanmean(humans) == pytest.approx(np.nanmean(chances), abs=0.1)
+    assert 0.4 < np.nanmean(humans) < 0.65
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [

@@ -110,6 +110,9 @@ def test_better_models_cut_better_highlights_and_all_beat_chance(evaluation: Eva
     # One highlight a video from start to end, of which a third is right: never half of both together.
     assert found["all_positive"] == 0
     assert evaluation.to_metrics()["compiled_segment_map"] == found["compiled"]
+    for row in evaluation.rows:
+        assert list(row.segment_ap) == [f"{step / 100:g}" for step in range(50, 100, 5)]
+        assert np.mean(list(row.segment_ap.values())) == pytest.approx(found[row.name])
 
 
 def test_test_videos_without_truth_are_refused() -> None:

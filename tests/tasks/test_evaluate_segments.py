@@ -33,13 +33,14 @@ def flags(start_s: float, end_s: float, score: float = 0.9) -> np.ndarray:
 
 
 def figure(frames: SegmentFrames, scores: np.ndarray) -> float:
-    return frames.segment_map([scores], 0.5, ONCE)[0]
+    return float(frames.segment_average_precision([scores], 0.5, ONCE)[0].mean())
 
 
 def test_the_marked_highlight_scores_1_and_half_of_it_only_up_to_its_overlap() -> None:
     frames = make_frames(make_truth())
     assert figure(frames, flags(2, 5)) == 1
-    assert figure(frames, flags(2, 4)) == pytest.approx(0.4)  # IoU 2/3: thresholds 0.5, 0.55, 0.6 and 0.65
+    by_iou, _ = frames.segment_average_precision([flags(2, 4)], 0.5, ONCE)
+    assert by_iou.tolist() == [1.0] * 4 + [0.0] * 6  # IoU 2/3: thresholds 0.5, 0.55, 0.6 and 0.65
     assert figure(frames, flags(6, 9)) == 0
     assert figure(frames, flags(0, 0)) == 0
 
@@ -69,8 +70,8 @@ def test_a_surer_highlight_where_nothing_is_costs_more() -> None:
 
 def test_a_replicate_without_a_true_highlight_is_undefined() -> None:
     weights = np.array([[1, 1], [2, 0], [0, 2]])
-    value, replicates = make_frames(make_truth()).segment_map([flags(2, 5)], 0.5, weights)
-    assert value == 1
+    by_iou, replicates = make_frames(make_truth()).segment_average_precision([flags(2, 5)], 0.5, weights)
+    assert by_iou.tolist() == [1.0] * 10
     assert replicates[:2].tolist() == [1, 1]
     assert math.isnan(replicates[2])
 
