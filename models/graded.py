@@ -214,12 +214,11 @@ def _reference_rankings(importance: Importance, generator: np.random.Generator) 
     every_kth = (np.arange(num_shots) % _UNIFORM_STEP == _UNIFORM_STEP // 2).astype(np.float64)
     rest, each = annotator_against_rest(truth_AS), annotator_against_each(truth_AS)
     others = [_others(truth_AS, index) for index in range(len(truth_AS))]
-    top5 = _mean([_top5(rest_AS, own_S) for rest_AS, own_S in others])
     return {
         "random": Ranking(*(_mean([getattr(draw, name) for draw in draws]) for name in FIGURE_NAMES)),
         "uniform": rank_video(importance, every_kth),
-        "human": Ranking(rest.tau, rest.rho, math.nan),
-        "human_each": Ranking(each.tau, each.rho, top5),
+        "human": Ranking(rest.tau, rest.rho, _mean([_top5_of_mean(*pair) for pair in others])),
+        "human_each": Ranking(each.tau, each.rho, _mean([_top5(*pair) for pair in others])),
         "ceiling": rank_video(importance, importance.mean_S),
     }
 
@@ -232,6 +231,12 @@ def _others(truth_AS: Floats, index: int) -> tuple[Floats, Floats]:
 
 def _top5(truth_AS: Floats, scores_S: Floats) -> float:
     return top_k_average_precision(truth_AS, scores_S) if len(truth_AS) and len(scores_S) else math.nan
+
+
+def _top5_of_mean(truth_AS: Floats, scores_S: Floats) -> float:
+    if not len(truth_AS) or np.isnan(truth_AS).all():
+        return math.nan
+    return _top5(Importance(1.0, truth_AS).mean_S[None], scores_S)
 
 
 def _rank_row(

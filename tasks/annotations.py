@@ -129,7 +129,7 @@ def read_annotations(path: Path) -> Annotations:
     except UnicodeDecodeError as error:
         raise AnnotationError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
     try:
-        return parse_annotations(json.loads(text, object_pairs_hook=_unique_keys))
+        return parse_annotations(json.loads(text, object_pairs_hook=unique_keys))
     except json.JSONDecodeError as error:
         raise AnnotationError(f"{path}: not JSON at line {error.lineno}, column {error.colno}: {error.msg}") from None
     except RecursionError:
@@ -160,7 +160,8 @@ def parse_annotations(content: Any) -> Annotations:
     return Annotations(entries, problems)
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object whose keys stand once: a hook for `json.loads`. Raises AnnotationError."""
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
