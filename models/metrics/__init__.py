@@ -1,7 +1,9 @@
 """The metrics of the field, one file a family, each with its paper; every name is to be had from here.
 
     frames    precision, recall, F1, accuracy, average precision, ROC AUC, calibration error
+    moments   segment mAP and R1 at temporal IoU
     ranking   Kendall's tau-b and Spearman's rho per annotator
+    saliency  highlight mAP and HIT@1 of QVHighlights, top-5 mAP of TVSum
 
 They know arrays and values, and nothing of files or models. What is undefined is NaN, never silently 0; counts add, so
 that a figure over many videos comes from pooled counts, unless the protocol of a benchmark asks for a mean: then its
@@ -22,6 +24,17 @@ from models.metrics.frames import (
     roc_auc,
     score_histogram,
 )
+from models.metrics.moments import (
+    IOU_THRESHOLDS,
+    Moments,
+    RankedMoments,
+    match_spans,
+    mean_query_map,
+    query_average_precision,
+    recall_at_1,
+    segment_map,
+    temporal_iou,
+)
 from models.metrics.ranking import (
     MeanCorrelation,
     RankCorrelation,
@@ -32,14 +45,28 @@ from models.metrics.ranking import (
     per_annotator,
     spearman_rho,
 )
+from models.metrics.saliency import (
+    RATING_LEVELS,
+    RatedClips,
+    highlight_map,
+    hit_at_1,
+    ranked_average_precision,
+    top_k_average_precision,
+    top_k_map,
+)
 
 __all__ = [
+    "IOU_THRESHOLDS",
     "NEUTRAL_THRESHOLD",
     "NUM_CALIBRATION_BINS",
+    "RATING_LEVELS",
     "Counts",
     "MeanCorrelation",
+    "Moments",
     "PrecisionRecall",
     "RankCorrelation",
+    "RankedMoments",
+    "RatedClips",
     "annotator_against_each",
     "annotator_against_rest",
     "average_precision",
@@ -47,11 +74,22 @@ __all__ = [
     "calibration_error",
     "choose_threshold",
     "count_frames",
+    "highlight_map",
+    "hit_at_1",
     "kendall_tau",
+    "match_spans",
     "mean_over_videos",
+    "mean_query_map",
     "per_annotator",
     "precision_recall_curve",
+    "query_average_precision",
+    "ranked_average_precision",
+    "recall_at_1",
     "roc_auc",
     "score_histogram",
+    "segment_map",
     "spearman_rho",
+    "temporal_iou",
+    "top_k_average_precision",
+    "top_k_map",
 ]
