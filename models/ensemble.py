@@ -1,6 +1,7 @@
 """Several served models as one: every frame is decoded once, and the mean of their scores is the score.
 
-The folder of an ensemble is models/members.py's. Averaging the outputs of networks trained on different folds lowers the variance of the score (Hansen and Salamon,
+The folder of an ensemble is models/members.py's business.
+Averaging the outputs of networks trained on different folds lowers the variance of the score (Hansen and Salamon,
 "Neural network ensembles", PAMI 1990). Members that share an engine, as folds over a frozen tower do, run it once.
 Knows served folders and their scores; knows nothing of files of video or of the registry.
 
@@ -67,7 +68,9 @@ class Ensemble:
         widths = [self.members[index].spec.encoder.embed_dim for index in self._runs]
         ends = np.cumsum(widths)
         if features_TD.shape[1:] != (int(ends[-1]),):
-            raise ModelError(f"ensemble: features {features_TD.shape} must be [T, {int(ends[-1])}], as embed gives them")
+            raise ModelError(
+                f"ensemble: features {features_TD.shape} must be [T, {int(ends[-1])}], as embed gives them"
+            )
         parts = dict(zip(self._runs, np.split(features_TD, ends[:-1], axis=1), strict=True))
         tracks = [
             member.score_track(np.ascontiguousarray(parts[engine]), times_s, duration_s)

@@ -284,12 +284,18 @@ def _notes(rows: Sequence[RankRow], truth: Mapping[str, Importance]) -> tuple[st
 def _row_of(row: Mapping[str, Any]) -> RankRow:
     return RankRow(
         name=row["name"],
-        figures={name: Estimate(*(_read(row[name][part]) for part in ("value", "low", "high"))) for name in FIGURE_NAMES},
+        figures={
+            name: Estimate(*(_read(row[name][part]) for part in ("value", "low", "high"))) for name in FIGURE_NAMES
+        },
         num_undefined={name: int(row["num_undefined"][name]) for name in FIGURE_NAMES},
         by_video={
             video: Ranking(*(_read(found[name]) for name in FIGURE_NAMES)) for video, found in row["videos"].items()
         },
     )
+
+
+def _estimate_of(value: Mapping[str, float | None]) -> Estimate:
+    return Estimate(*(_read(value[part]) for part in ("value", "low", "high")))
 
 
 def _read(value: float | None) -> float:

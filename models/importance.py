@@ -68,7 +68,7 @@ class Importance:
         return int(self.scores_AS.shape[0])
 
     @property
-    def mean_S(self) -> Floats:
+    def mean_S(self) -> Floats:  # noqa: N802 - a shape suffix
         """Mean over the annotators who scored the shot, float64 [S]; NaN where nobody did."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # a shot that nobody scored is NaN, as it should be

@@ -34,7 +34,7 @@ from models.spans import Span, merge_spans
 
 # How far past the end of its video a label may reach and is clipped: people and tools round to half seconds.
 END_TOLERANCE_S = 0.5
-# Share of a video's shots that are its highlights where it has graded truth only: a fifth, as TVSum's evaluation has it.
+# Share of a video's shots that are its highlights where it has graded truth only.
 HIGHLIGHT_FRACTION = 0.2
 
 Pair = Annotated[list[float], Field(min_length=2, max_length=2)]

@@ -189,7 +189,9 @@ def labels_of(
         raise AnnotationError(labels.annotations.problems[name])
     entry = labels.annotations.entries[name]
     if entry.segments is None and entry.importance is None:
-        raise AnnotationError("annotations.json: neither importance nor segments, so there is nothing to hold it against")
+        raise AnnotationError(
+            "annotations.json: neither importance nor segments, so there is nothing to hold it against"
+        )
     if labels.format == "tvsum" and entry.segments is not None:
         inside = [[start, min(end, duration_s)] for start, end in entry.segments if start < duration_s]
         entry = entry.model_copy(update={"segments": inside})

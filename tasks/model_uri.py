@@ -91,7 +91,9 @@ def _version_of_run(client: MlflowClient, tracking_uri: str, run_id: str) -> tup
     with reachable(tracking_uri):
         found = client.search_model_versions(f"run_id = '{run_id}'")
     if not found:
-        raise RegistryError(f"runs:/{run_id}: no model of this run in {tracking_uri}; name the training run, or a version")
+        raise RegistryError(
+            f"runs:/{run_id}: no model of this run in {tracking_uri}; name the training run, or a version"
+        )
     newest = max(found, key=lambda version: int(version.version))
     return str(newest.name), str(newest.version)
 
@@ -173,7 +175,7 @@ def _local(folder: Path) -> ResolvedModel:
         raise RegistryError(f"{folder}: no such folder; name one with model.json in it, or models:/NAME@ALIAS")
     if not is_scorer_folder(folder):
         raise RegistryError(
-            f"{folder}: holds no model.json, so it is not a served model; build/compile/model is one, and a folder with "
-            "ensemble.json is several"
+            f"{folder}: holds no model.json, so it is not a served model; build/compile/model is one, and "
+            "a folder with ensemble.json is several"
         )
     return ResolvedModel(folder, str(folder), "", identify_model(folder, str(folder)).sha256)

@@ -134,10 +134,17 @@ def score_video_file(
 
 
 def score_track_of_file(
-    model: Scorer, path: Path, *, batch_size: int = BATCH_SIZE, on_fraction: Callable[[float], None] | None = None
+    model: Scorer,
+    path: Path,
+    *,
+    duration_s: float,
+    batch_size: int = BATCH_SIZE,
+    on_fraction: Callable[[float], None] | None = None,
 ) -> ScoreTrack:
-    """Return the scores of the video at `path` without making any picture; as `score_video_file` otherwise."""
-    duration_s = probe(path).duration_s
+    """Return the scores of the video at `path` without making any picture; as `score_video_file` otherwise.
+
+    duration_s: of the video, seconds, as `models.video.probe` has it
+    """
     frames = ((time_s, pixels) for time_s, pixels, _ in iterate_pictures(path, model.spec.sampling))
     return _score_frames(model, path, duration_s, frames, batch_size=batch_size, on_fraction=on_fraction)
 
