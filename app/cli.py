@@ -99,7 +99,8 @@ def evaluate(
         from app.evaluating import evaluate_folder
         from tasks.evaluate import EvaluateParams
 
-        evaluate_folder(model or [DEFAULT_MODEL], videos, labels, out, EvaluateParams(num_bootstrap=num_bootstrap))
+        params = EvaluateParams.model_validate({"num_bootstrap": num_bootstrap})
+        evaluate_folder(model or [DEFAULT_MODEL], videos, labels, out, params)
 
 
 @app.command(context_settings=_PASS_ON)

@@ -37,8 +37,7 @@ def evaluate_folder(models: Sequence[str], videos: Path, labels: Path, out: Path
         raise DataError(f"{videos}: no such folder; name the folder with the videos")
     if out.exists() and not out.is_dir():
         raise DataError(f"{out}: not a folder; choose another --out")
-    found = {item.path.relative_to(videos).as_posix(): item for item in list_footage([videos], out)}
-    footage = {video: item for video, item in found.items() if item.path.resolve() != labels.resolve()}
+    footage = {item.name: item for item in list_footage([videos], out) if item.path.resolve() != labels.resolve()}
     matching = match_labels(footage, label_file.names)
     _print_left_over(matching, console)
     folders = [find_model(uri) for uri in models]

@@ -5,7 +5,7 @@ Averaging the outputs of networks trained on different folds lowers the variance
 "Neural network ensembles", PAMI 1990). Members that share an engine, as folds over a frozen tower do, run it once.
 Knows served folders and their scores; knows nothing of files of video or of the registry.
 
-Shape legend: N frames, T frames of one video, D features of all engines side by side.
+Shape legend: N frames, T frames of one video, D features of all engines side by side, M members.
 """
 
 import dataclasses
@@ -76,8 +76,8 @@ class Ensemble:
             member.score_track(np.ascontiguousarray(parts[engine]), times_s, duration_s)
             for member, engine in zip(self.members, self.engines, strict=True)
         ]
-        mean_T = np.mean([track.scores for track in tracks], axis=0, dtype=np.float64)
-        return ScoreTrack(times_s, mean_T.astype(np.float32), duration_s)
+        scores_MT = np.stack([track.scores.astype(np.float64) for track in tracks])
+        return ScoreTrack(times_s, scores_MT.mean(axis=0).astype(np.float32), duration_s)
 
     def score_video(self, video: SampledVideo) -> ScoreTrack:
         """Return the scores of the frames of one video."""

@@ -30,7 +30,7 @@ from tasks.annotations import Labels
 from tasks.evaluate import EvaluateParams, measure_rows
 from tasks.footage import Footage, printable
 from tasks.graded_labels import LabelFile, Matching, labels_of
-from tasks.score import ModelIdentity, RejectedRow, ScoreProgress, Scorer, score_track_of_file
+from tasks.score import ModelIdentity, Outcome, RejectedRow, ScoreProgress, Scorer, score_track_of_file
 
 MODEL_ROW = "model"
 _SHORT = {"kendall_tau": "tau", "spearman_rho": "rho", "top5_map": "top5_map"}
@@ -115,6 +115,7 @@ def score_labelled(
     for index, video in enumerate(sorted(label_of)):
         path, report = footage[video].path, ScoreProgress(index, len(label_of), video, 0.0)
         on_progress(report)
+        outcome: Outcome = "scored"
         try:
             duration_s = probe(path).duration_s
             truth = labels_of(labels, label_of[video], duration_s)
@@ -123,8 +124,9 @@ def score_labelled(
             )
             evaluated.append(EvaluatedVideo(video, label_of[video], truth, track))
         except (AnnotationError, VideoError) as error:
+            outcome = "rejected"
             rejected.append(RejectedRow(video, printable(str(error)).removeprefix(f"{printable(path.name)}: ")))
-        on_progress(replace(report, fraction=1.0, outcome="scored"))
+        on_progress(replace(report, fraction=1.0, outcome=outcome))
     return evaluated, rejected
 
 
