@@ -104,7 +104,7 @@ def test_a_folder_that_is_none_is_told(tmp_path: Path) -> None:
     assert not is_scorer_folder(tmp_path)
     with pytest.raises(ModelError):
         load_scorer(tmp_path)
-    with pytest.raises(ModelError, match="no a/model.json"):
+    with pytest.raises(ModelError, match=r"no a/model\.json"):
         write_members(tmp_path, ["a"])
     (tmp_path / ENSEMBLE_FILE).write_bytes(b"\xff{")
     assert is_scorer_folder(tmp_path)

@@ -17,6 +17,7 @@ from sklearn import metrics as sk
 from models.errors import ModelError
 from models.evaluation import METRIC_NAMES, MODEL_NAMES, TRIVIAL_NAMES, Evaluation, read_video_counts
 from models.files import read_json
+from models.manifest import write_manifest
 from models.metrics import Counts
 from models.predictions import write_predictions
 from tasks.evaluate import EvaluateParams, evaluate, main
@@ -231,7 +232,8 @@ def test_a_missing_table_is_refused() -> None:
 
 def run_stage(folder: Path) -> Path:
     """Run the shell on tables written below `folder` and return its output folder."""
-    arguments: list[str] = []
+    write_manifest(folder / "manifest.parquet", [])
+    arguments = ["--manifest", str(folder / "manifest.parquet")]
     for name, table in make_tables().items():
         path = folder / f"{name}.parquet"
         write_predictions(path, table)
@@ -254,6 +256,8 @@ def test_shell_writes_what_dvc_expects(stage: Path, evaluation: Evaluation) -> N
     assert row is not None
     assert metrics["compiled_f1"] == row.f1.value
     assert all(isinstance(value, (int, float)) for value in metrics.values())
+    assert "importance" not in read_json(stage / "evaluation.json")
+    assert not any("kendall" in name for name in metrics)
 
 
 def test_plots_say_what_was_measured(stage: Path, evaluation: Evaluation) -> None:

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from models.errors import AnnotationError, DataError, ParamsError, TooManyRejected
 from models.files import hash_file, read_json
-from models.importance import importance_of
 from models.manifest import Caption, Rejection, read_manifest
 from models.params import parse_section
 from models.spans import Span
@@ -46,10 +45,8 @@ def video(path: str, content: str | None = None) -> Probed:
     return Probed(path, (content or path).encode().hex().ljust(64, "0")[:64], INFO)
 
 
-def build(
-    paths: Sequence[str], entries: Mapping[str, Any] | None = None, params: IngestParams = PARAMS
-) -> IngestResult:
-    return build_rows([video(path) for path in paths], [], parse_annotations({"videos": entries or {}}), params)
+def build(paths: Sequence[str], entries: Mapping[str, Any] | None = None) -> IngestResult:
+    return build_rows([video(path) for path in paths], [], parse_annotations({"videos": entries or {}}), PARAMS)
 
 
 def reasons(result: IngestResult) -> dict[str, str]:
@@ -102,11 +99,6 @@ def test_split_folders_decide_and_take_their_group_along() -> None:
     assert splits["train"] == split_of_group("6", PARAMS)  # a file of that name is no folder
 
 
-def graded(*scores: Sequence[Any], shot_s: float = 2.0) -> dict[str, Any]:
-    """Return an entry with importance: a list of shots for each annotator."""
-    return {"importance": {"shot_s": shot_s, "scores": [list(shots) for shots in scores]}}
-
-
 # --- labels ---------------------------------------------------------------------------------------------------------
 
 
@@ -157,19 +149,6 @@ def test_an_entry_says_everything_it_can() -> None:
         ({"caption": "\ud800"}, "UTF-8"),
         ({"group": ""}, "group"),
         ({"segment": [[0, 1]]}, "segment = .*not permitted"),
-        (graded([1] * 7), r"importance of 7 shots of 2 s covers 14.00 s, longer than the video of 10.00 s"),
-        (graded([1] * 3), r"importance of 3 shots of 2 s covers 6.00 s, shorter than the video of 10.00 s"),
-        (graded([1] * 5, shot_s=0.5), "covers 2.50 s, shorter than .* is shot_s right"),
-        (graded([1] * 5, [1] * 4), "annotator 2 scored 4 shots, annotator 1 scored 5"),
-        (graded([None] * 5), "nobody scored any shot"),
-        (graded([1, 1, float("nan"), 1, 1]), r"importance.scores.0.2 = nan: .*finite"),
-        (graded([1, 1, float("inf"), 1, 1]), "finite"),
-        (graded([1, 1, "2", 1, 1]), r"importance.scores.0.2 = '2'"),
-        (graded([1] * 5, shot_s=0), "importance.shot_s = 0"),
-        (graded([]), "at least one of each"),
-        (graded(), "importance.scores"),
-        ({"importance": {"scores": [[1] * 5]}}, "importance.shot_s"),
-        ({"importance": [1] * 5}, "importance = "),
         ([[0, 1]], "entry = "),
         (None, "entry = None"),
     ],
@@ -182,25 +161,6 @@ def test_a_bad_entry_costs_its_video_alone(entry: Any, reason: str) -> None:
     with pytest.raises(AssertionError, match=reason):
         raise AssertionError(rejected.reason)
     assert "\n" not in rejected.reason
-
-
-def test_graded_videos_have_their_best_shots_as_highlights() -> None:
-    scores = [[1, 5, 4, None, 1], [None, 3, 4, 2, 1]]
-    entries = {
-        "pool/a.mp4": graded(*scores),
-        "pool/b.mp4": graded(*scores) | {"segments": [[0, 1]]},
-        "train/bad/c.mp4": graded(*scores),
-    }
-    rows = {row.path: row for row in build([*entries, "pool/d.mp4"], entries).rows}
-    assert rows["pool/a.mp4"].spans == (Span(2.0, 6.0),)  # both have a mean of 4, so that the fifth has two shots
-    assert rows["pool/b.mp4"].spans == (Span(0.0, 1.0),)
-    assert rows["train/bad/c.mp4"].spans == ()
-    importance = importance_of(2.0, scores)
-    assert [row.importance for row in rows.values()] == [importance, importance, None, importance]
-    (wide,) = build(["pool/a.mp4"], entries, IngestParams(highlight_fraction=0.6)).rows
-    assert wide.spans == (Span(2.0, 8.0),)
-    metrics = count_rows(build(["test/a.mp4", "test/b.mp4"], {"test/a.mp4": graded(*scores)}))
-    assert (metrics["num_graded_test"], metrics["num_graded_train"]) == (1, 0)
 
 
 def test_highlights_under_bad_contradict_each_other() -> None:
