@@ -94,6 +94,30 @@ def evaluate(tables: Mapping[str, pd.DataFrame], truth: SegmentTruth, params: Ev
     )
 
 
+def measure_rows(
+    table: pd.DataFrame, truth: SegmentTruth, thresholds: Mapping[str, float], rate: float, params: EvaluateParams
+) -> tuple[Row, ...]:
+    """Return a row for each model of `thresholds` and the trivial rows, on frames that need no split.
+
+    table:      columns video_id, time_s seconds, label 0 or 1, and score 0 to 1, of the only model, or one column for
+                each by its name
+    truth:      highlights of every video, and how scores become highlights
+    thresholds: score from which each model's frame is a highlight, chosen elsewhere
+    rate:       share of frames that the random and the uniform row flag
+
+    Raises ModelError for scores that are not numbers from 0 to 1.
+    """
+    table = table.sort_values(["video_id", "time_s"], kind="stable", ignore_index=True)
+    frames = _Frames.of(table, truth)
+    columns = {name: name if name in table.columns else "score" for name in thresholds}
+    candidates = [
+        _Candidate.thresholded(name, thresholds[name], table[column].to_numpy(np.float64), frames.labels)
+        for name, column in columns.items()
+    ] + _trivial_candidates(frames, rate)
+    weights_RV = draw_weights(len(frames.video_ids), params.num_bootstrap, params.seed)
+    return tuple(_row(candidate, frames, weights_RV, params) for candidate in candidates)
+
+
 @dataclass(frozen=True, eq=False)
 class _Frames:
     """The test frames that every candidate is measured on.
@@ -289,19 +313,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Shell: read the manifest and four prediction tables, write evaluation.json, figures, DVC plots and pictures."""
     from models.manifest import read_manifest
     from models.predictions import read_predictions
+    from tasks.evaluate_importance import evaluate_importance
     from tasks.pictures import write_pictures, write_plots
     from tasks.train import SpansParams
 
     inputs = {name: name.replace("_", "-") for name in MODEL_NAMES}
     with stage_shell("evaluate", ["manifest", *inputs.values()], argv) as shell:
         params, spans = shell.section("evaluate", EvaluateParams), shell.section("spans", SpansParams)
-        truth = SegmentTruth.of(read_manifest(shell["manifest"]), **spans.model_dump())
+        videos = read_manifest(shell["manifest"])
         tables = {name: read_predictions(shell[path]) for name, path in inputs.items()}
-        evaluation = evaluate(tables, truth, params)
-        write_json(shell.out / "evaluation.json", evaluation.to_json())
+        evaluation = evaluate(tables, SegmentTruth.of(videos, **spans.model_dump()), params)
+        graded = evaluate_importance(tables, videos, **params.model_dump())
+        importance = {"importance": graded.to_json()} if graded else {}
+        write_json(shell.out / "evaluation.json", evaluation.to_json() | importance)
         write_plots(shell.out / "plots", evaluation, tables)
         write_pictures(shell.out / "pictures", evaluation, tables)
-        shell.write_metrics(evaluation.to_metrics())
+        shell.write_metrics(evaluation.to_metrics() | (graded.to_metrics() if graded else {}))
 
 
 if __name__ == "__main__":

@@ -287,6 +287,8 @@ def test_shell_writes_what_dvc_expects(stage: Path, evaluation: Evaluation) -> N
     assert row is not None
     assert metrics["compiled_f1"] == row.f1.value
     assert all(isinstance(value, (int, float)) for value in metrics.values())
+    assert "importance" not in read_json(stage / "evaluation.json")
+    assert not any("kendall" in name for name in metrics)
 
 
 def test_plots_say_what_was_measured(stage: Path, evaluation: Evaluation) -> None:
