@@ -23,7 +23,10 @@ def onnx_failures() -> tuple[type[Exception], ...]:
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented")
-    return (*(getattr(state, name) for name in (*names, "RuntimeException", "EPFail")), RuntimeError, ValueError)
+    return (
+        *(getattr(state, name) for name in (*names, "RuntimeException", "EPFail")),
+        *(RuntimeError, ValueError, OSError),
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +64,7 @@ def open_session(
     source = graph if isinstance(graph, bytes) else str(graph)
     try:
         session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    except (*onnx_failures(), OSError) as failure:
+    except onnx_failures() as failure:
         raise error(f"{place}: {first_line(failure)}") from None
     return OnnxSession(session, place, batch_size, error)
 

@@ -57,8 +57,8 @@ class EvaluateParams(Section):
 def evaluate(tables: Mapping[str, pd.DataFrame], params: EvaluateParams) -> Evaluation:
     """Return every row of the ladder on the test frames.
 
-    tables: for each of MODEL_NAMES (zero_shot may be left out) the frame table with columns video_id, split (val or test), time_s seconds,
-            label 0 or 1, score 0 to 1
+    tables: for each of MODEL_NAMES the frame table with columns video_id, split (val or test), time_s seconds,
+            label 0 or 1, score 0 to 1; zero_shot may be left out, and has no row then
 
     Raises ModelError when a table is missing, has no val or test rows, or covers other test frames than the first.
     A test split of one class leaves its figures NaN and a note.
@@ -192,7 +192,7 @@ def _differences(
     names: Sequence[str], by_video: Mapping[str, Mapping[str, Counts]], params: EvaluateParams
 ) -> tuple[Difference, ...]:
     pairs = [(name, "all_positive") for name in names]
-    pairs += list(pairwise(reversed(names)))[::-1]
+    pairs += [(name, before) for before, name in pairwise(names)]
     return tuple(
         Difference(
             name,

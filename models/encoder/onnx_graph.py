@@ -22,7 +22,6 @@ from models.onnx_session import ANY_BATCH, Array, open_session
 
 INPUT, OUTPUT = "pixels", "features"
 _PREFIX = "herdlight_"  # of tensors that are added, so that they meet none of the file's
-_PROBES = 3
 _TOLERANCE = 1e-4  # of features in batches from those one by one, share of the largest; quantised graphs give 0
 _TOO_LARGE = 2**31 - 2**20  # protobuf's limit, with room for what is added
 
@@ -89,7 +88,7 @@ def _choose_input(model: Any, params: OnnxParams, path: Path) -> Any:
 
 
 def _choose_output(model: Any, params: OnnxParams, path: Path) -> str:
-    outputs = [value.name for value in model.graph.output]
+    outputs = [str(value.name) for value in model.graph.output]
     if params.output is None:
         if len(outputs) != 1:
             raise ParamsError(f"encoder.onnx.output: {path} has the outputs {_listed(outputs)}; name one")
@@ -119,8 +118,10 @@ def _check_input(source: Any, params: OnnxParams, path: Path) -> tuple[str, int]
     shape = source.type.tensor_type.shape.dim if source.type.tensor_type.HasField("shape") else ()
     sizes = [dim.dim_value if dim.dim_value > 0 else None for dim in shape]
     if len(sizes) != 4 or (sizes[1] not in (3, None) and sizes[3] != 3):
-        shown = [size or "?" for size in sizes]
-        raise ParamsError(f"encoder.onnx.input: {source.name!r} of {path} is {shown}, not [N, 3, H, W] or [N, H, W, 3]")
+        shape_text = ", ".join(str(size or "?") for size in sizes)
+        raise ParamsError(
+            f"encoder.onnx.input: {source.name!r} of {path} is [{shape_text}], not [N, 3, H, W] or [N, H, W, 3]"
+        )
     layout = "nhwc" if sizes[3] == 3 and sizes[1] != 3 else "nchw"
     sides = sizes[1:3] if layout == "nhwc" else sizes[2:]
     if any(side not in (params.image_size, None) for side in sides):
@@ -217,7 +218,7 @@ def _with_features(model: Any, output: str, batch_size: int, params: OnnxParams,
     graph = model.graph
     graph.output.append(onnx.ValueInfoProto(name=output))
     place = f"encoder.onnx: {path} does not run with {params.image_size} px up to {output!r}"
-    found = open_session(model.SerializeToString(), place, batch_size, WeightsUnavailable)(
+    found = open_session(model.SerializeToString(), place, ANY_BATCH, WeightsUnavailable)(
         np.zeros((batch_size or 1, 3, params.image_size, params.image_size), np.float32)
     )
     if found.dtype not in (np.float32, np.float16, np.float64):
@@ -230,8 +231,9 @@ def _with_features(model: Any, output: str, batch_size: int, params: OnnxParams,
     graph.ClearField("output")
     _rename(graph, OUTPUT, f"{_PREFIX}{OUTPUT}")
     last = f"{_PREFIX}{OUTPUT}" if output == OUTPUT else output
-    steps = [("GlobalAveragePool", {}), ("Flatten", {"axis": 1})] if found.ndim == 4 else []
-    for index, (kind, options) in enumerate([*steps, ("Cast", {"to": TensorProto.FLOAT})]):
+    pooling: list[tuple[str, dict[str, Any]]] = [("GlobalAveragePool", {}), ("Flatten", {"axis": 1})]
+    cast: tuple[str, dict[str, Any]] = ("Cast", {"to": TensorProto.FLOAT})
+    for index, (kind, options) in enumerate([*(pooling if found.ndim == 4 else []), cast]):
         made = OUTPUT if kind == "Cast" else f"{_PREFIX}out_{index}"
         graph.node.append(helper.make_node(kind, [last], [made], **options))
         last = made
@@ -245,8 +247,10 @@ def _freed(fixed: Any, batch_size: int, image_size: int) -> tuple[bytes, int]:
     content = fixed.SerializeToString(deterministic=True)
     free = _with_free_batch(fixed, batch_size)
     try:
-        expected = _probe(content, image_size, batch_size or 1, _PROBES)
-        found = _probe(free, image_size, ANY_BATCH, _PROBES)
+        # More frames than the fixed batch, and one alone: a graph may take the batch that it was made for and no other.
+        expected = _probe(content, image_size, batch_size or 1, (batch_size or 1) + 2)
+        found = _probe(free, image_size, ANY_BATCH, (batch_size or 1) + 2)
+        _probe(free, image_size, ANY_BATCH, 1)
     except ModelError:
         same = False  # it has a batch size in its bones
     else:
