@@ -213,7 +213,7 @@ def test_an_output_that_is_no_features_is_refused_with_its_shape(tmp_path: Path)
     with pytest.raises(ParamsError, match=r"'rows': .*is \[\] for 1 frame"):
         tower_of(three, output="rows")
     whole = _appended(tmp_path / "c.onnx", "Cast", "counts", ["view"], to=TensorProto.INT64)
-    with pytest.raises(ParamsError, match="'counts': .*is int64; name a float tensor"):
+    with pytest.raises(ParamsError, match=r"'counts': .*is int64; name a float tensor"):
         tower_of(whole, output="counts")
     with pytest.raises(ParamsError, match="does not depend on the input"):
         tower_of(_appended(tmp_path / "d.onnx", "Neg", "constant", ["classifier"]), output="constant")
