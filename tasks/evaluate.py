@@ -25,7 +25,7 @@ from models.bootstrap import (
     score_replicates,
 )
 from models.errors import ModelError
-from models.evaluation import METRIC_NAMES, MODEL_NAMES, Difference, Estimate, Evaluation, Row
+from models.evaluation import METRIC_NAMES, MODEL_NAMES, SERVED, Difference, Estimate, Evaluation, Row
 from models.files import write_json
 from models.metrics import (
     Counts,
@@ -267,7 +267,9 @@ def _notes(rows: Sequence[Row], frames: _Frames, val_labels: npt.NDArray[np.inte
 def main(argv: Sequence[str] | None = None) -> None:
     """Shell: read four prediction tables, write evaluation.json, the figures, the DVC plots and the pictures."""
     from models.predictions import read_predictions
+    from models.reliability import reliability_metrics, reliability_of
     from tasks.pictures import write_pictures, write_plots
+    from tasks.reliability import write_reliability
 
     inputs = {name: name.replace("_", "-") for name in MODEL_NAMES}
     with stage_shell("evaluate", list(inputs.values()), argv) as shell:
@@ -277,7 +279,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_json(shell.out / "evaluation.json", evaluation.to_json())
         write_plots(shell.out / "plots", evaluation, tables)
         write_pictures(shell.out / "pictures", evaluation, tables)
-        shell.write_metrics(evaluation.to_metrics())
+        reliability = reliability_of(tables[SERVED])
+        write_json(shell.out / "reliability.json", reliability.to_json())
+        write_reliability(shell.out / "plots", shell.out / "pictures", reliability)
+        shell.write_metrics(evaluation.to_metrics() | reliability_metrics(SERVED, reliability))
 
 
 if __name__ == "__main__":
