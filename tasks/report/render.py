@@ -8,6 +8,7 @@ import base64
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -16,6 +17,7 @@ from markupsafe import Markup, escape
 
 from models.energy import add_energy
 from models.evaluation import SERVED
+from models.files import write_text
 from models.manifest import SPLITS, VideoRow
 from models.metrics import Counts
 from models.spans import total_duration_s
@@ -51,6 +53,14 @@ _NUM_EXTREMES = 10
 _NUM_STRETCHES = 4
 _NUM_CHANGES = 8
 _DASH = "\N{EN DASH}"
+
+
+def write_pages(folder: Path, inputs: ReportInputs) -> int:
+    """Write report.html and model_card.md into `folder`, and return the bytes of the page."""
+    report = render_report(inputs)
+    write_text(folder / "report.html", report)
+    write_text(folder / "model_card.md", render_model_card(inputs))
+    return len(report.encode())
 
 
 def render_report(inputs: ReportInputs) -> str:

@@ -90,13 +90,16 @@ class Strip:
 
 
 def rank_videos(predictions: pd.DataFrame, threshold: float) -> list[tuple[str, Counts]]:
-    """Return every test video with its counts, the one with the smallest share of right frames first."""
+    """Return every test video with its counts, the one with the smallest share of right frames first.
+
+    Of equals, one where more highlight is found counts as better.
+    """
     test = predictions[predictions["split"] == "test"]
     counted = [
         (str(video_id), count_frames(rows["label"].to_numpy(), rows["score"].to_numpy() >= threshold))
         for video_id, rows in test.groupby("video_id", sort=True)
     ]
-    return sorted(counted, key=lambda item: (item[1].accuracy, item[0]))
+    return sorted(counted, key=lambda item: (item[1].accuracy, item[1].tp, item[0]))
 
 
 def choose_extremes(ranked: Sequence[str], most: int) -> tuple[list[str], list[str]]:
