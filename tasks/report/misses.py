@@ -69,16 +69,14 @@ def judge_frames(predictions: pd.DataFrame, videos: Mapping[str, VideoRow], thre
     predictions: frame table; videos: manifest rows by video_id; threshold: score from which a frame is flagged
     """
     test = predictions[predictions["split"] == "test"].sort_values(["video_id", "time_s"], ignore_index=True)
-    nominal = {
-        video_id: videos[video_id].duration_s if video_id in videos else 0.0 for video_id in set(test["video_id"])
-    }
+    known = [videos.get(str(video_id)) for video_id in test["video_id"]]
+    nominal_s = [row.duration_s if row else 0.0 for row in known]
     last = test["video_id"] != test["video_id"].shift(-1)
     # A container may announce an end that its own frames pass: then the last frame counts for nothing.
-    until_end = np.maximum(test["video_id"].map(nominal).fillna(0.0), test["time_s"])
+    until_end = np.maximum(nominal_s, test["time_s"])
     end_s = np.where(last, until_end, test["time_s"].shift(-1))
-    content = {video_id: row.content or UNKNOWN for video_id, row in videos.items()}
     return test.assign(
-        content=test["video_id"].map(content).fillna(UNKNOWN),
+        content=[(row.content if row else "") or UNKNOWN for row in known],
         flagged=(test["score"] >= threshold).astype(int),
         end_s=end_s,
         duration_s=end_s - test["time_s"],

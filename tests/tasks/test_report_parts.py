@@ -124,15 +124,19 @@ def test_every_second_is_in_one_place(tracks: list[str]) -> None:
     assert len(missed) == sum(len(re.findall("m+", track)) for track in tracks)
 
 
+def estimate(value: float | None, low: float | None = None, high: float | None = None) -> dict[str, float | None]:
+    return {"value": value, "low": low, "high": high}
+
+
+SERVED_ROW = {"name": "compiled", "kind": "model", "threshold": 0.4, "counts": {"tp": 1}, "f1": estimate(0.8, 0.7, 0.9)}
 EVALUATION = {
     "rows": [
-        {"name": "compiled", "kind": "model", "threshold": 0.4, "counts": {"tp": 1}, "f1": {"value": 0.8, "low": 0.7, "high": 0.9}}
-        | {"segment_map": {"value": 0.31, "low": None, "high": None}, "hit_at_one": 0.5},
-        {"name": "all_positive", "kind": "trivial", "threshold": None, "f1": {"value": None, "low": None, "high": None}},
+        SERVED_ROW | {"segment_map": estimate(0.31), "hit_at_one": 0.5},
+        {"name": "all_positive", "kind": "trivial", "threshold": None, "f1": estimate(None)},
     ],
-    "importance": {"rows": [{"name": "human", "kind": "reference", "spearman_rho": {"value": 0.2}, "videos": {}}]},
+    "importance": {"rows": [{"name": "human", "kind": "reference", "spearman_rho": estimate(0.2), "videos": {}}]},
     "video_counts": {},
-}  # fmt: skip
+}
 
 
 def test_a_figure_that_a_later_stage_adds_is_shown() -> None:
@@ -140,7 +144,7 @@ def test_a_figure_that_a_later_stage_adds_is_shown() -> None:
     assert ladder.headings == ("F1", "Segment mAP", "hit at one")
     assert [figure.value for figure in ladder.rows[0][1]] == [0.8, 0.31, 0.5]
     assert np.isnan(ladder.rows[1][1][1].value)
-    assert importance.headings == ("Spearman ρ",)
+    assert importance.headings == ("Spearman \N{GREEK SMALL LETTER RHO}",)
     assert importance.title
     served, trivial = make_forest(EVALUATION)
     assert (served.kind, served.dot, served.left, served.width) == pytest.approx(("served", 80, 70, 20))
