@@ -37,7 +37,7 @@ from models.highlighter import Highlighter, HighlighterSpec, load_highlighter
 from models.manifest import VideoRow, read_manifest
 from models.metrics import choose_threshold
 from models.params import Section
-from models.predictions import predictions_of, write_predictions
+from models.predictions import calibrated_predictions, write_predictions
 from models.served import ServedModel, save_served
 from models.shards import read_frames_shard
 from models.tower import Tower
@@ -165,8 +165,11 @@ def engines_of(params: CompileParams) -> list[str]:
 
 
 def _score_rows(model: ServedModel, rows: Sequence[VideoRow], read_video: ReadVideo) -> pd.DataFrame:
-    tracks = ((row, model.score_video(read_video(row.video_id))) for row in rows)
-    return predictions_of((row, track.times_s, track.scores) for row, track in tracks)
+    videos = ((row, read_video(row.video_id)) for row in rows)
+    scored = (
+        (row, video.times_s, model.score_logits(model.embed(video.frames_THWC), video.times_s)) for row, video in videos
+    )
+    return calibrated_predictions(scored, model.spec.calibration)
 
 
 def _try_engine(

@@ -26,7 +26,7 @@ from models.bootstrap import (
     score_replicates,
 )
 from models.errors import ModelError
-from models.evaluation import METRIC_NAMES, MODEL_NAMES, OPTIONAL, Difference, Estimate, Evaluation, Row
+from models.evaluation import METRIC_NAMES, MODEL_NAMES, OPTIONAL, SERVED, Difference, Estimate, Evaluation, Row
 from models.files import write_json
 from models.metrics import (
     IOU_THRESHOLDS,
@@ -320,8 +320,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Shell: read the manifest and four prediction tables, write evaluation.json, figures, DVC plots and pictures."""
     from models.manifest import read_manifest
     from models.predictions import read_predictions
+    from models.reliability import reliability_metrics, reliability_of
     from tasks.evaluate_importance import evaluate_importance
     from tasks.pictures import write_pictures, write_plots
+    from tasks.reliability import write_reliability
     from tasks.train import SpansParams
 
     inputs = {name: name.replace("_", "-") for name in MODEL_NAMES}
@@ -337,7 +339,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_json(shell.out / "evaluation.json", evaluation.to_json() | importance)
         write_plots(shell.out / "plots", evaluation, tables)
         write_pictures(shell.out / "pictures", evaluation, tables)
-        shell.write_metrics(evaluation.to_metrics() | (graded.to_metrics() if graded else {}))
+        reliability = reliability_of(tables[SERVED])
+        write_json(shell.out / "reliability.json", reliability.to_json())
+        write_reliability(shell.out / "plots", shell.out / "pictures", reliability)
+        figures = evaluation.to_metrics() | (graded.to_metrics() if graded else {})
+        shell.write_metrics(figures | reliability_metrics(SERVED, reliability))
 
 
 if __name__ == "__main__":
