@@ -46,10 +46,10 @@ class OnnxSession:
 
     def __call__(self, x: Array) -> Array:
         """Return the output for the rows of `x` [N, …], N from 1. Raises `error` where onnxruntime does."""
-        name = self.session.get_inputs()[0].name
+        name, failures = self.session.get_inputs()[0].name, onnx_failures()
         try:
             return in_batches(lambda rows: self.session.run(None, {name: rows})[0], x, self.batch_size)
-        except onnx_failures() as error:
+        except failures as error:
             raise self.error(f"{self.place} cannot run: {first_line(error)}") from None
 
 
@@ -61,10 +61,11 @@ def open_session(
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised; the log would say it again on standard error
+    failures = onnx_failures()
     source = graph if isinstance(graph, bytes) else str(graph)
     try:
         session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    except onnx_failures() as failure:
+    except failures as failure:
         raise error(f"{place}: {first_line(failure)}") from None
     return OnnxSession(session, place, batch_size, error)
 
