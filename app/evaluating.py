@@ -50,7 +50,7 @@ def evaluate_folder(models: Sequence[str], videos: Path, labels: Path, out: Path
     _print_rejected(rejected, console)
     num_graded = sum(video.labels.importance is not None for video in evaluated)
     with progress_bar("ranking", num_graded) as on_measured:
-        evaluation = measure_folder(evaluated, rejected, matching, model.spec.threshold, params, on_measured)
+        evaluation = measure_folder(evaluated, rejected, matching, model.spec, params, on_measured)
     written = write_results(out, evaluation, identities, str(labels))
     print_evaluation(evaluation, console)
     console.print(Text(f"written: {', '.join(map(str, written))}"), soft_wrap=True)
@@ -67,9 +67,9 @@ def print_evaluation(evaluation: FolderEvaluation, console: Console) -> None:
         console.print(table)
     prevalence = evaluation.frames[0].counts.prevalence
     title = f"Frames, {_count(len(evaluation.videos), 'video')}, {prevalence:.1%} highlight"
-    table = _table(title, ("F1", "precision", "recall", "AP", "ROC AUC", "ECE"))
+    table = _table(title, ("F1", "precision", "recall", "AP", "ROC AUC", "ECE", "segment mAP"))
     for frame_row in evaluation.frames:
-        names = ("f1", "precision", "recall", "average_precision", "roc_auc", "ece")
+        names = ("f1", "precision", "recall", "average_precision", "roc_auc", "ece", "segment_map")
         cells = [_figure(frame_row.metrics[name], frame_row.name == "model" and name == "f1") for name in names]
         table.add_row(_ROW_NAMES.get(frame_row.name, frame_row.name), *cells)
     console.print(table)

@@ -135,7 +135,7 @@ def measure(shared: Path, *, quick: bool, results: Path = RESULTS) -> dict[str, 
     folder = shared / FOLDER
     for name in (TRUTH, PREDICTIONS, OFFICIAL):
         if not (folder / name).is_file():
-            raise DataError(f"skipped: shared/{FOLDER}/{name} is missing; name the folder with --shared")
+            raise DataError(f"parity skipped: shared/{FOLDER}/{name} is missing; name the folder with --shared")
     commit = code_commit()
     queries = read_queries(folder)
     start = time.perf_counter()

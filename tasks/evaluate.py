@@ -3,7 +3,7 @@
 The threshold of a model is chosen on its val rows and nothing else is; every figure is of test rows. Intervals are
 by bootstrap over videos. The trivial rows know only the share of highlights in val: flagging everything, flagging at
 random at that rate (expected counts, so no luck is in them), flagging every k-th frame at that rate. Knows frame
-tables; drawing is `tasks.pictures`'.
+tables; drawing is `tasks.pictures`', highlights are `tasks.evaluate_segments`'.
 
 Shape legend: N test frames, V test videos; a trailing 4 is tp, fp, fn, tn.
 """
@@ -28,6 +28,8 @@ from models.errors import ModelError
 from models.evaluation import METRIC_NAMES, MODEL_NAMES, Difference, Estimate, Evaluation, Row
 from models.files import write_json
 from models.metrics import (
+    IOU_THRESHOLDS,
+    NEUTRAL_THRESHOLD,
     Counts,
     average_precision,
     calibration_error,
@@ -35,6 +37,7 @@ from models.metrics import (
     roc_auc,
 )
 from models.params import Section
+from tasks.evaluate_segments import SegmentFrames, SegmentTruth, random_draws
 from tasks.shell import stage_shell
 
 Floats = npt.NDArray[np.float64]
@@ -53,18 +56,20 @@ class EvaluateParams(Section):
     """Seed of the replicates; every model is measured on the same ones."""
 
 
-def evaluate(tables: Mapping[str, pd.DataFrame], params: EvaluateParams) -> Evaluation:
+def evaluate(tables: Mapping[str, pd.DataFrame], truth: SegmentTruth, params: EvaluateParams) -> Evaluation:
     """Return every row of the ladder on the test frames.
 
     tables: for each of MODEL_NAMES the frame table with columns video_id, split (val or test), time_s seconds,
             label 0 or 1, score 0 to 1
+    truth:  highlights of every test video, and how scores become highlights
 
-    Raises ModelError when a table is missing, has no val or test rows, or covers other test frames than the first.
+    Raises ModelError when a table is missing, has no val or test rows, or covers other test frames than the first, or
+    when a test video has no truth.
     A test split of one class leaves its figures NaN and a note.
     """
     tests, thresholds = _tests_and_thresholds(tables)
     first = tests[MODEL_NAMES[0]]
-    frames = _Frames.of(first)
+    frames = _Frames.of(first, truth)
     val_labels = _split(tables[MODEL_NAMES[0]], "val", MODEL_NAMES[0])["label"].to_numpy()
     val_prevalence = float(val_labels.mean())
     candidates = [
@@ -72,7 +77,7 @@ def evaluate(tables: Mapping[str, pd.DataFrame], params: EvaluateParams) -> Eval
         for name in MODEL_NAMES
     ] + _trivial_candidates(frames, val_prevalence)
     weights_RV = draw_weights(len(frames.video_ids), params.num_bootstrap, params.seed)
-    rows = tuple(_row(candidate, frames, weights_RV, params.confidence) for candidate in candidates)
+    rows = tuple(_row(candidate, frames, weights_RV, params) for candidate in candidates)
     by_video = {candidate.name: candidate.by_video(frames) for candidate in candidates}
     return Evaluation(
         rows=rows,
@@ -90,25 +95,25 @@ def evaluate(tables: Mapping[str, pd.DataFrame], params: EvaluateParams) -> Eval
 
 
 def measure_rows(
-    table: pd.DataFrame, thresholds: Mapping[str, float], rate: float, params: EvaluateParams
+    table: pd.DataFrame, truth: SegmentTruth, thresholds: Mapping[str, float], rate: float, params: EvaluateParams
 ) -> tuple[Row, ...]:
     """Return a row for each model of `thresholds` and the trivial rows, on frames that need no split.
 
-    table:      columns video_id, label 0 or 1, and score 0 to 1, of the only model, or one column for each by its name
+    table:      columns video_id, time_s seconds, label 0 or 1, and for each model its score 0 to 1 under its name
+    truth:      highlights of every video, and how scores become highlights
     thresholds: score from which each model's frame is a highlight, chosen elsewhere
     rate:       share of frames that the random and the uniform row flag
 
-    Raises ModelError for scores that are not numbers from 0 to 1.
+    Raises ModelError for scores that are not numbers from 0 to 1, and for a video without truth.
     """
-    table = table.sort_values("video_id", kind="stable", ignore_index=True)
-    frames = _Frames.of(table)
-    columns = {name: name if name in table.columns else "score" for name in thresholds}
+    table = table.sort_values(["video_id", "time_s"], kind="stable", ignore_index=True)
+    frames = _Frames.of(table, truth)
     candidates = [
-        _Candidate.thresholded(name, thresholds[name], table[column].to_numpy(np.float64), frames.labels)
-        for name, column in columns.items()
+        _Candidate.thresholded(name, threshold, table[name].to_numpy(np.float64), frames.labels)
+        for name, threshold in thresholds.items()
     ] + _trivial_candidates(frames, rate)
     weights_RV = draw_weights(len(frames.video_ids), params.num_bootstrap, params.seed)
-    return tuple(_row(candidate, frames, weights_RV, params.confidence) for candidate in candidates)
+    return tuple(_row(candidate, frames, weights_RV, params) for candidate in candidates)
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,16 +123,21 @@ class _Frames:
     labels:    int64 [N], 0 or 1
     videos:    int64 [N], index of each frame's video
     video_ids: [V], sorted
+    segments:  the same frames in seconds
     """
 
     labels: npt.NDArray[np.int64]
     videos: npt.NDArray[np.int64]
     video_ids: tuple[str, ...]
+    segments: SegmentFrames
 
     @staticmethod
-    def of(test: pd.DataFrame) -> "_Frames":
+    def of(test: pd.DataFrame, truth: SegmentTruth) -> "_Frames":
         codes, ids = pd.factorize(test["video_id"], sort=True)
-        return _Frames(test["label"].to_numpy(np.int64), codes.astype(np.int64), tuple(str(video) for video in ids))
+        videos_N, video_ids = codes.astype(np.int64), tuple(str(video) for video in ids)
+        truth.check(video_ids)
+        segments = SegmentFrames(truth, video_ids, videos_N, test["time_s"].to_numpy(np.float64))
+        return _Frames(test["label"].to_numpy(np.int64), videos_N, video_ids, segments)
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,6 +171,12 @@ class _Candidate:
         num_videos = len(frames.video_ids)
         return np.stack([np.bincount(frames.videos, cell, minlength=num_videos) for cell in cells], axis=1)
 
+    def highlights(self, seed: int) -> tuple[list[Floats], float]:
+        """Return what highlights are made of: scores [N], several where flagging is by chance, and a threshold."""
+        if self.threshold is not None:
+            return [self.scores], self.threshold
+        return random_draws(self.flagged, seed), NEUTRAL_THRESHOLD
+
     def by_video(self, frames: _Frames) -> dict[str, Counts]:
         """Return the counts of each video."""
         return {video: _counts(row_4) for video, row_4 in zip(frames.video_ids, self.video_counts(frames), strict=True)}
@@ -189,7 +205,7 @@ def _trivial_candidates(frames: _Frames, rate: float) -> list[_Candidate]:
     ]
 
 
-def _row(candidate: _Candidate, frames: _Frames, weights_RV: npt.NDArray[np.int64], confidence: float) -> Row:
+def _row(candidate: _Candidate, frames: _Frames, weights_RV: npt.NDArray[np.int64], params: EvaluateParams) -> Row:
     counts_V4 = candidate.video_counts(frames)
     counts = _counts(counts_V4.sum(axis=0))
     labels_N, scores_N = frames.labels, candidate.scores
@@ -201,11 +217,16 @@ def _row(candidate: _Candidate, frames: _Frames, weights_RV: npt.NDArray[np.int6
     replicates = count_replicates(counts_V4, weights_RV) | score_replicates(
         labels_N, scores_N, frames.videos, weights_RV
     )
+    segment_T, replicates["segment_map"] = frames.segments.segment_average_precision(
+        *candidate.highlights(params.seed), weights_RV
+    )
+    points["segment_map"] = float(segment_T.mean())
     metrics = {}
     for name in METRIC_NAMES:
-        interval = percentile_interval(points[name], replicates[name], confidence, len(frames.video_ids))
+        interval = percentile_interval(points[name], replicates[name], params.confidence, len(frames.video_ids))
         metrics[name] = Estimate(points[name], interval.low, interval.high)
-    return Row(candidate.name, candidate.threshold, counts, metrics)
+    by_iou = {f"{iou:g}": float(value) for iou, value in zip(IOU_THRESHOLDS, segment_T, strict=True)}
+    return Row(candidate.name, candidate.threshold, counts, metrics, by_iou)
 
 
 def _differences(by_video: Mapping[str, Mapping[str, Counts]], params: EvaluateParams) -> tuple[Difference, ...]:
@@ -287,18 +308,20 @@ def _notes(rows: Sequence[Row], frames: _Frames, val_labels: npt.NDArray[np.inte
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Shell: read four prediction tables, write evaluation.json, the figures, the DVC plots and the pictures."""
+    """Shell: read the manifest and four prediction tables, write evaluation.json, figures, DVC plots and pictures."""
     from models.manifest import read_manifest
     from models.predictions import read_predictions
     from tasks.evaluate_importance import evaluate_importance
     from tasks.pictures import write_pictures, write_plots
+    from tasks.train import SpansParams
 
     inputs = {name: name.replace("_", "-") for name in MODEL_NAMES}
     with stage_shell("evaluate", ["manifest", *inputs.values()], argv) as shell:
-        params = shell.section("evaluate", EvaluateParams)
+        params, spans = shell.section("evaluate", EvaluateParams), shell.section("spans", SpansParams)
+        rows = read_manifest(shell["manifest"])
         tables = {name: read_predictions(shell[path]) for name, path in inputs.items()}
-        evaluation = evaluate(tables, params)
-        graded = evaluate_importance(tables, read_manifest(shell["manifest"]), **params.model_dump())
+        evaluation = evaluate(tables, SegmentTruth.of(rows, **spans.model_dump()), params)
+        graded = evaluate_importance(tables, rows, **params.model_dump())
         importance = {"importance": graded.to_json()} if graded else {}
         write_json(shell.out / "evaluation.json", evaluation.to_json() | importance)
         write_plots(shell.out / "plots", evaluation, tables)

@@ -28,6 +28,7 @@ from models.spans import ScoreTrack, label_times
 from models.video import probe
 from tasks.annotations import Labels
 from tasks.evaluate import EvaluateParams, measure_rows
+from tasks.evaluate_segments import SegmentTruth
 from tasks.footage import Footage, printable
 from tasks.graded_labels import LabelFile, Matching, labels_of
 from tasks.score import ModelIdentity, Outcome, RejectedRow, ScoreProgress, Scorer, score_track_of_file
@@ -138,11 +139,14 @@ def measure_folder(
     evaluated: Sequence[EvaluatedVideo],
     rejected: Sequence[RejectedRow],
     matching: Matching,
-    threshold: float,
+    spec: ScoringSpec,
     params: EvaluateParams,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> FolderEvaluation:
-    """Return the figures of what was scored; `on_progress` gets the number of graded videos that are measured.
+    """Return the figures of what was scored.
+
+    spec:        of the model: its threshold, and how scores become highlights
+    on_progress: gets the number of graded videos that are measured
 
     Raises DataError where nothing was scored.
     """
@@ -166,25 +170,36 @@ def measure_folder(
         )
     return FolderEvaluation(
         graded=graded,
-        frames=_frame_rows(evaluated, threshold, params),
+        frames=_frame_rows(evaluated, spec, params),
         videos=tuple(evaluated),
         rejected=tuple(rejected),
         matching=matching,
-        threshold=threshold,
+        threshold=spec.threshold,
     )
 
 
-def _frame_rows(evaluated: Sequence[EvaluatedVideo], threshold: float, params: EvaluateParams) -> tuple[Row, ...]:
+def _frame_rows(evaluated: Sequence[EvaluatedVideo], spec: ScoringSpec, params: EvaluateParams) -> tuple[Row, ...]:
     table = pd.concat(
         [
             pd.DataFrame(
-                {"video_id": one.video, "label": _frame_labels(one), "score": one.track.scores.astype(np.float64)}
+                {
+                    "video_id": one.video,
+                    "time_s": one.track.times_s,
+                    "label": _frame_labels(one),
+                    MODEL_ROW: one.track.scores.astype(np.float64),
+                }
             )
             for one in evaluated
         ],
         ignore_index=True,
     )
-    return measure_rows(table, {MODEL_ROW: threshold}, float(table["label"].mean()), params)
+    truth = SegmentTruth(
+        spans={one.video: one.labels.segments for one in evaluated},
+        durations_s={one.video: one.track.duration_s for one in evaluated},
+        min_duration_s=spec.min_duration_s,
+        merge_gap_s=spec.merge_gap_s,
+    )
+    return measure_rows(table, truth, {MODEL_ROW: spec.threshold}, float(table["label"].mean()), params)
 
 
 def _frame_labels(one: EvaluatedVideo) -> Any:

@@ -1,6 +1,7 @@
 """The metrics of the field, one file a family, each with its paper; every name is to be had from here.
 
     frames    precision, recall, F1, accuracy, average precision, ROC AUC, calibration error
+    keyshots  keyshot F1 of SumMe and TVSum: change points, knapsack, random and human rows
     moments   segment mAP and R1 at temporal IoU
     ranking   Kendall's tau-b and Spearman's rho per annotator
     saliency  highlight mAP and HIT@1 of QVHighlights, top-5 mAP of TVSum
@@ -23,6 +24,17 @@ from models.metrics.frames import (
     precision_recall_curve,
     roc_auc,
     score_histogram,
+)
+from models.metrics.keyshots import (
+    SUMMARY_SHARE,
+    KeyshotF1,
+    choose_items,
+    human_keyshot_f1,
+    kernel_change_points,
+    keyshot_f1,
+    keyshot_summary,
+    random_keyshot_f1,
+    segments_between,
 )
 from models.metrics.moments import (
     IOU_THRESHOLDS,
@@ -60,7 +72,9 @@ __all__ = [
     "NEUTRAL_THRESHOLD",
     "NUM_CALIBRATION_BINS",
     "RATING_LEVELS",
+    "SUMMARY_SHARE",
     "Counts",
+    "KeyshotF1",
     "MeanCorrelation",
     "Moments",
     "PrecisionRecall",
@@ -72,22 +86,29 @@ __all__ = [
     "average_precision",
     "calibration_bins",
     "calibration_error",
+    "choose_items",
     "choose_threshold",
     "count_frames",
     "highlight_map",
     "hit_at_1",
+    "human_keyshot_f1",
     "kendall_tau",
+    "kernel_change_points",
+    "keyshot_f1",
+    "keyshot_summary",
     "match_spans",
     "mean_over_videos",
     "mean_query_map",
     "per_annotator",
     "precision_recall_curve",
     "query_average_precision",
+    "random_keyshot_f1",
     "ranked_average_precision",
     "recall_at_1",
     "roc_auc",
     "score_histogram",
     "segment_map",
+    "segments_between",
     "spearman_rho",
     "temporal_iou",
     "top_k_average_precision",

@@ -9,7 +9,7 @@ Two ways to the figure of many videos, both needed: `segment_map` pools all pred
 does for a class, and is what herdlight reports; `mean_query_map` is the mean over queries of QVHighlights (Lei et al.,
 "QVHighlights: Detecting Moments and Highlights in Videos via Natural Language Queries", NeurIPS 2021).
 
-Shape legend: P predictions, G true spans, T IoU thresholds, V videos, R replicates, Q queries.
+Shape legend: P predictions, G true spans, T IoU thresholds, V videos, R replicates, K distinct confidences.
 """
 
 import math
@@ -71,7 +71,8 @@ def temporal_iou(first_P2: Floats, second_G2: Floats) -> Floats:
     both_PG = np.clip(both_PG, 0, None)
     lengths_P, lengths_G = (spans[:, 1] - spans[:, 0] for spans in (first_P2, second_G2))
     either_PG = lengths_P[:, None] + lengths_G[None, :] - both_PG
-    return np.divide(both_PG, either_PG, out=np.zeros_like(both_PG), where=either_PG > 0)
+    iou_PG: Floats = np.divide(both_PG, either_PG, out=np.zeros_like(both_PG), where=either_PG > 0)
+    return iou_PG
 
 
 def match_spans(iou_PG: Floats, thresholds_T: Sequence[float] = IOU_THRESHOLDS) -> npt.NDArray[np.bool_]:
@@ -102,16 +103,20 @@ def match_spans(iou_PG: Floats, thresholds_T: Sequence[float] = IOU_THRESHOLDS) 
 class RankedMoments:
     """All predictions of a set of videos in one ranking, matched: what pooled average precision is made of.
 
-    matched: bool [T, P], true positives in order of falling confidence
-    videos:  int64 [P], index of each prediction's video
-    last:    int64 [K], the last prediction of each run of equal confidence
-    truths:  int64 [V], true spans of each video
+    Predictions of one video with equal confidence move together and are one cell, of C, in order of falling confidence.
+
+    matched:   float64 [T, C], true positives
+    predicted: float64 [C], predictions
+    videos:    int64 [C], index of each cell's video
+    last:      int64 [K], the last cell of each run of equal confidence
+    truths:    float64 [V], true spans of each video
     """
 
-    matched: npt.NDArray[np.bool_]
+    matched: Floats
+    predicted: Floats
     videos: npt.NDArray[np.int64]
     last: npt.NDArray[np.int64]
-    truths: npt.NDArray[np.int64]
+    truths: Floats
 
     @staticmethod
     def of(videos: Sequence[Moments], thresholds_T: Sequence[float] = IOU_THRESHOLDS) -> "RankedMoments":
@@ -121,20 +126,24 @@ class RankedMoments:
             order_P = np.argsort(-video.scores, kind="stable")
             matched.append(match_spans(temporal_iou(video.predicted[order_P], video.truth), thresholds_T))
             scores.append(video.scores[order_P])
-        scores_P = np.concatenate(scores)
-        order_P = np.argsort(-scores_P, kind="stable")
-        falling_P = scores_P[order_P]
-        indices_P = np.repeat(np.arange(len(videos)), [len(video.scores) for video in videos])
+        videos_P = np.repeat(np.arange(len(videos)), [len(video.scores) for video in videos])
+        _, steps_P = np.unique(-np.concatenate(scores), return_inverse=True)
+        cells_C, cell_P = np.unique(steps_P * max(1, len(videos)) + videos_P, return_inverse=True)
+        steps_C = cells_C // max(1, len(videos))
         return RankedMoments(
-            matched=np.concatenate(matched, axis=1)[:, order_P],
-            videos=indices_P[order_P].astype(np.int64),
-            last=np.flatnonzero(np.append(falling_P[:-1] != falling_P[1:], [True] * bool(len(falling_P)))),
-            truths=np.array([len(video.truth) for video in videos], np.int64),
+            matched=np.stack(
+                [np.bincount(cell_P, row_P, minlength=len(cells_C)) for row_P in np.concatenate(matched, axis=1)]
+            ),
+            predicted=np.bincount(cell_P, minlength=len(cells_C)).astype(np.float64),
+            videos=(cells_C % max(1, len(videos))).astype(np.int64),
+            last=np.flatnonzero(np.append(steps_C[:-1] != steps_C[1:], [True] * bool(len(steps_C)))),
+            truths=np.array([len(video.truth) for video in videos], np.float64),
         )
 
     def average_precision(self) -> Floats:
         """Return float64 [T]; NaN without a true span, 0 with true spans and no prediction."""
-        return self.replicates(np.ones((1, len(self.truths)), np.int64))[0]
+        average_T: Floats = self.replicates(np.ones((1, len(self.truths)), np.int64))[0]
+        return average_T
 
     def replicates(self, weights_RV: npt.NDArray[np.int64]) -> Floats:
         """Return float64 [R, T]: average precision with every video's spans counted as often as its weight."""
@@ -143,13 +152,13 @@ class RankedMoments:
         return np.concatenate([self._block(block) for block in blocks])
 
     def _block(self, weights_RV: npt.NDArray[np.int64]) -> Floats:
-        truths_R = (weights_RV @ self.truths).astype(np.float64)
-        weights_RP = weights_RV[:, self.videos].astype(np.float64)
-        all_RK = np.cumsum(weights_RP, axis=1)[:, self.last]
+        truths_R = weights_RV @ self.truths
+        weights_RC = weights_RV[:, self.videos].astype(np.float64)
+        predicted_RK = np.cumsum(weights_RC * self.predicted, axis=1)[:, self.last]
         found = []
-        for matched_P in self.matched:
-            tp_RK = np.cumsum(weights_RP * matched_P, axis=1)[:, self.last]
-            found.append(_interpolated(tp_RK, all_RK, truths_R))
+        for matched_C in self.matched:
+            tp_RK = np.cumsum(weights_RC * matched_C, axis=1)[:, self.last]
+            found.append(_interpolated(tp_RK, predicted_RK, truths_R))
         return np.stack(found, axis=1)
 
 
@@ -159,7 +168,8 @@ def _interpolated(tp_RK: Floats, predicted_RK: Floats, truths_R: Floats) -> Floa
     precision_RK = tp_RK / np.maximum(predicted_RK, 1)
     envelope_RK = np.maximum.accumulate(precision_RK[:, ::-1], axis=1)[:, ::-1]
     gained_R = (np.diff(tp_RK, axis=1, prepend=0) * envelope_RK).sum(axis=1)
-    return np.divide(gained_R, truths_R, out=np.full(len(truths_R), math.nan), where=truths_R > 0)
+    average_R: Floats = np.divide(gained_R, truths_R, out=np.full(len(truths_R), math.nan), where=truths_R > 0)
+    return average_R
 
 
 def segment_map(videos: Sequence[Moments], thresholds_T: Sequence[float] = IOU_THRESHOLDS) -> float:
@@ -201,7 +211,9 @@ def mean_query_map(
     answerable = [query for query in queries if len(query.truth)]
     if not answerable:
         return np.full(len(thresholds_T), math.nan)
-    return np.mean([query_average_precision(query, thresholds_T, max_predicted) for query in answerable], axis=0)
+    average_QT = np.stack([query_average_precision(query, thresholds_T, max_predicted) for query in answerable])
+    mean_T: Floats = average_QT.mean(axis=0)
+    return mean_T
 
 
 def recall_at_1(queries: Sequence[Moments], thresholds_T: Sequence[float] = IOU_THRESHOLDS) -> Floats:
@@ -218,4 +230,5 @@ def recall_at_1(queries: Sequence[Moments], thresholds_T: Sequence[float] = IOU_
     ]
     if not best:
         return np.full(len(thresholds_T), math.nan)
-    return (np.array(best)[:, None] >= np.asarray(thresholds_T)).mean(axis=0)
+    recall_T: Floats = (np.array(best)[:, None] >= np.asarray(thresholds_T)).mean(axis=0)
+    return recall_T

@@ -160,7 +160,8 @@ def _mean_over_annotators(importance_AS: Floats) -> Floats:
     scale = float(np.abs(total_S).max(initial=0.0)) or 1.0
     mean_S = np.divide(total_S, num_S, out=np.full(len(num_S), math.nan), where=num_S > 0)
     # Sums in another order differ in the last bit: without rounding that would break ties and be a rank.
-    return np.round(mean_S / scale, _TIE_DECIMALS)
+    rounded_S: Floats = np.round(mean_S / scale, _TIE_DECIMALS)
+    return rounded_S
 
 
 def _checked_scores(scores_S: Floats) -> Floats:

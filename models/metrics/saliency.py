@@ -71,11 +71,14 @@ def highlight_map(queries: Sequence[RatedClips], min_rating: float) -> float:
         return math.nan
     positive_QAS, scores_QS, valid_QS = _padded(queries, min_rating)
     order_QS = np.argsort(-scores_QS, axis=1, kind="stable")
-    scores_QS, valid_QS = (np.take_along_axis(values, order_QS, axis=1) for values in (scores_QS, valid_QS))
+    scores_QS, valid_QS = (
+        np.take_along_axis(scores_QS, order_QS, axis=1),
+        np.take_along_axis(valid_QS, order_QS, axis=1),
+    )
     positive_QAS = np.take_along_axis(positive_QAS, order_QS[:, None, :], axis=2)
     # Padding comes last: its score is -inf. A step ends where the next score is another one.
     ends_QS = valid_QS & np.append(scores_QS[:, :-1] != scores_QS[:, 1:], np.ones((len(queries), 1), bool), axis=1)
-    tp_QAS = np.cumsum(positive_QAS, axis=2)
+    tp_QAS = np.cumsum(positive_QAS, axis=2, dtype=np.int64)
     precision_QAS = np.where(ends_QS[:, None, :], tp_QAS / np.arange(1, scores_QS.shape[1] + 1), 0.0)
     envelope_QAS = np.maximum.accumulate(precision_QAS[:, :, ::-1], axis=2)[:, :, ::-1]
     steps_QAS = ends_QS[:, None, :] & (tp_QAS > _before_step(tp_QAS, ends_QS))
