@@ -31,7 +31,7 @@ from tasks.evaluate import EvaluateParams, measure_rows
 from tasks.evaluate_segments import SegmentTruth
 from tasks.footage import Footage, printable
 from tasks.graded_labels import LabelFile, Matching, labels_of
-from tasks.score import ModelIdentity, Outcome, RejectedRow, ScoreProgress, Scorer, score_track_of_file
+from tasks.score import ModelIdentity, Outcome, RejectedRow, ScoreProgress, Scorer, ScoringSpec, score_track_of_file
 
 MODEL_ROW = "model"
 _SHORT = {"kendall_tau": "tau", "spearman_rho": "rho", "top5_map": "top5_map"}
