@@ -67,9 +67,9 @@ def print_evaluation(evaluation: FolderEvaluation, console: Console) -> None:
         console.print(table)
     prevalence = evaluation.frames[0].counts.prevalence
     title = f"Frames, {_count(len(evaluation.videos), 'video')}, {prevalence:.1%} highlight"
-    table = _table(title, ("F1", "precision", "recall", "AP", "ROC AUC", "ECE"))
+    table = _table(title, ("F1", "precision", "recall", "AP", "ROC AUC", "ECE", "segment mAP"))
     for frame_row in evaluation.frames:
-        names = ("f1", "precision", "recall", "average_precision", "roc_auc", "ece")
+        names = ("f1", "precision", "recall", "average_precision", "roc_auc", "ece", "segment_map")
         cells = [_figure(frame_row.metrics[name], frame_row.name == "model" and name == "f1") for name in names]
         table.add_row(_ROW_NAMES.get(frame_row.name, frame_row.name), *cells)
     console.print(table)

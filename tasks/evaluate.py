@@ -101,20 +101,18 @@ def measure_rows(
 ) -> tuple[Row, ...]:
     """Return a row for each model of `thresholds` and the trivial rows, on frames that need no split.
 
-    table:      columns video_id, time_s seconds, label 0 or 1, and score 0 to 1, of the only model, or one column for
-                each by its name
+    table:      columns video_id, time_s seconds, label 0 or 1, and for each model its score 0 to 1 under its name
     truth:      highlights of every video, and how scores become highlights
     thresholds: score from which each model's frame is a highlight, chosen elsewhere
     rate:       share of frames that the random and the uniform row flag
 
-    Raises ModelError for scores that are not numbers from 0 to 1.
+    Raises ModelError for scores that are not numbers from 0 to 1, and for a video without truth.
     """
     table = table.sort_values(["video_id", "time_s"], kind="stable", ignore_index=True)
     frames = _Frames.of(table, truth)
-    columns = {name: name if name in table.columns else "score" for name in thresholds}
     candidates = [
-        _Candidate.thresholded(name, thresholds[name], table[column].to_numpy(np.float64), frames.labels)
-        for name, column in columns.items()
+        _Candidate.thresholded(name, threshold, table[name].to_numpy(np.float64), frames.labels)
+        for name, threshold in thresholds.items()
     ] + _trivial_candidates(frames, rate)
     weights_RV = draw_weights(len(frames.video_ids), params.num_bootstrap, params.seed)
     return tuple(_row(candidate, frames, weights_RV, params) for candidate in candidates)
@@ -329,12 +327,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     inputs = {name: name.replace("_", "-") for name in MODEL_NAMES}
     with stage_shell("evaluate", ["manifest", *inputs.values()], argv) as shell:
         params, spans = shell.section("evaluate", EvaluateParams), shell.section("spans", SpansParams)
-        videos = read_manifest(shell["manifest"])
+        rows = read_manifest(shell["manifest"])
         tables = {name: read_predictions(shell[path]) for name, path in inputs.items()}
         if tables[OPTIONAL].empty:
             del tables[OPTIONAL]
-        evaluation = evaluate(tables, SegmentTruth.of(videos, **spans.model_dump()), params)
-        graded = evaluate_importance(tables, videos, **params.model_dump())
+        evaluation = evaluate(tables, SegmentTruth.of(rows, **spans.model_dump()), params)
+        graded = evaluate_importance(tables, rows, **params.model_dump())
         importance = {"importance": graded.to_json()} if graded else {}
         write_json(shell.out / "evaluation.json", evaluation.to_json() | importance)
         write_plots(shell.out / "plots", evaluation, tables)

@@ -24,7 +24,7 @@ from models.files import write_json, write_text
 from models.graded import FIGURE_NAMES, REFERENCE_NAMES, GradedEvaluation, evaluate_graded
 from models.importance import pool_track
 from models.metrics import Counts, average_precision
-from models.spans import ScoreTrack, label_times, merge_spans
+from models.spans import ScoreTrack, label_times
 from models.video import probe
 from tasks.annotations import Labels
 from tasks.evaluate import EvaluateParams, measure_rows
@@ -143,9 +143,10 @@ def measure_folder(
     params: EvaluateParams,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> FolderEvaluation:
-    """Return the figures of what was scored; `on_progress` gets the number of graded videos that are measured.
+    """Return the figures of what was scored.
 
-    spec: of the model, whose threshold and span rules make highlights of scores
+    spec:        of the model: its threshold, and how scores become highlights
+    on_progress: gets the number of graded videos that are measured
 
     Raises DataError where nothing was scored.
     """
@@ -185,7 +186,7 @@ def _frame_rows(evaluated: Sequence[EvaluatedVideo], spec: ScoringSpec, params: 
                     "video_id": one.video,
                     "time_s": one.track.times_s,
                     "label": _frame_labels(one),
-                    "score": one.track.scores.astype(np.float64),
+                    MODEL_ROW: one.track.scores.astype(np.float64),
                 }
             )
             for one in evaluated
@@ -193,7 +194,7 @@ def _frame_rows(evaluated: Sequence[EvaluatedVideo], spec: ScoringSpec, params: 
         ignore_index=True,
     )
     truth = SegmentTruth(
-        spans={one.video: tuple(merge_spans(one.labels.segments)) for one in evaluated},
+        spans={one.video: one.labels.segments for one in evaluated},
         durations_s={one.video: one.track.duration_s for one in evaluated},
         min_duration_s=spec.min_duration_s,
         merge_gap_s=spec.merge_gap_s,

@@ -84,7 +84,7 @@ def test_the_stage_writes_them_under_their_own_key(rows: list[VideoRow], tmp_pat
         write_predictions(tmp_path / f"{name}.parquet", table(rows, seed))
         arguments += [f"--{name.replace('_', '-')}", str(tmp_path / f"{name}.parquet")]
     params = tmp_path / "params.yaml"
-    params.write_text("evaluate: {num_bootstrap: 100}\n", encoding="utf-8")
+    params.write_text("evaluate: {num_bootstrap: 100}\nspans: {min_duration_s: 0.5}\n", encoding="utf-8")
     main([*arguments, "--params", str(params), "--out", str(tmp_path / "out")])
     content = read_json(tmp_path / "out" / "evaluation.json")
     assert Evaluation.from_json(content).num_videos == 3
