@@ -63,6 +63,11 @@ def calibrated_predictions(
     return table.assign(**{_RAW: raw["score"]})
 
 
+def no_predictions() -> pd.DataFrame:
+    """Return a frame table without rows: of a model that there is none of, such as zero-shot without a text tower."""
+    return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in _DTYPES.items()})
+
+
 def check_predictions(table: pd.DataFrame, where: str) -> pd.DataFrame:
     """Return `table` with its types and order settled. Raises ShapeError naming the first rule that is broken."""
     missing = [name for name in _DTYPES if name not in table.columns]

@@ -49,7 +49,10 @@ def write_plots(folder: Path, evaluation: Evaluation, tables: Mapping[str, pd.Da
     scores.csv:    middle of each score bin, frames that are highlights and others, of the compiled engine
     """
     recalls = np.linspace(0, 1, _NUM_RECALLS)
-    curves = {name: _precision_at(_curve(tables[name]), recalls) for name in MODEL_NAMES}
+    curves = {
+        name: _precision_at(_curve(tables[name]), recalls) if name in tables else np.full(_NUM_RECALLS, np.nan)
+        for name in MODEL_NAMES
+    }
     write_text(folder / "pr_curve.csv", _csv(pd.DataFrame({"recall": recalls, **curves})))
     test = _test(tables[SERVED])
     flagged = test["score"] >= _threshold(evaluation)
@@ -77,6 +80,8 @@ def draw_precision_recall(evaluation: Evaluation, tables: Mapping[str, pd.DataFr
     figure, axes = _figure(9.6, 5.4, right=0.66)
     _titles(figure, "How much of what it flags is right?", "Each point of a curve is one threshold; test frames only.")
     for name, (colour, width, style, order) in _LINES.items():
+        if name not in tables:
+            continue
         curve = _curve(tables[name])
         axes.step(curve.recall, curve.precision, where="pre", color=colour, lw=width, ls=style, zorder=order)
         row = evaluation.row(name)

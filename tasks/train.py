@@ -19,8 +19,8 @@ from pydantic import Field
 from torch import nn
 
 from models.calibration import Calibration, CalibrationParams, fit_calibration
-from models.encoder import EncoderParams, EncoderSpec, load_encoder
-from models.files import hash_file, read_json, write_json
+from models.encoder import EncoderParams, EncoderSpec, hash_encoder, load_encoder
+from models.files import read_json, write_json
 from models.highlighter import Highlighter, HighlighterSpec, save_highlighter
 from models.loop import LoopParams, fit, logits_of_video
 from models.manifest import VideoRow, read_manifest
@@ -198,7 +198,7 @@ def main() -> None:
         sections = (encoder_params, frames, spans, params)
         model, spec = new_highlighter(clip.visual, encoder, sections)  # type: ignore[arg-type]
         spec = replace(spec, calibration=Calibration(shell.section("calibration", CalibrationParams).method))
-        weights_hash = hash_file(shell["encoder"] / "open_clip_model.safetensors")
+        weights_hash = hash_encoder(shell["encoder"])
         checkpoints = shell.out / "checkpoints"
         mark = tokens_mark(rows, shell["tokens"], weights_hash, spec.to_json(), params.model_dump())
         settle_checkpoints(checkpoints, mark)

@@ -23,6 +23,7 @@ from models.shards import write_shard
 from models.spans import Span, label_times
 from models.verdict import Verdict
 from tasks.evaluate import EvaluateParams, evaluate
+from tasks.evaluate_segments import SegmentTruth
 from tasks.gate import GateParams, judge
 from tasks.pictures import PLAIN_NAMES, write_pictures, write_plots
 from tasks.reliability import write_reliability
@@ -126,7 +127,8 @@ def write_build(root: Path, make_row: Callable[..., VideoRow]) -> Path:
     places |= {"pruned": "prune/predictions", "compiled": "compile/predictions"}
     for name, place in places.items():
         write_predictions(root / f"{place}.parquet", tables[name])
-    evaluation = evaluate(tables, EvaluateParams(num_bootstrap=400))
+    truth = SegmentTruth.of(videos, min_duration_s=0.5, merge_gap_s=0.75)
+    evaluation = evaluate(tables, truth, EvaluateParams(num_bootstrap=400))
     write_json(root / "evaluate" / "evaluation.json", evaluation.to_json())
     write_plots(root / "evaluate" / "plots", evaluation, tables)
     write_pictures(root / "evaluate" / "pictures", evaluation, tables)

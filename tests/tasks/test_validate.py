@@ -11,6 +11,7 @@ import pytest
 
 from models.errors import DataError, ParamsError, ValidationFailed
 from models.files import read_json
+from models.importance import importance_of
 from models.manifest import Caption, VideoRow, write_manifest
 from models.params import parse_section
 from models.spans import Span
@@ -82,6 +83,7 @@ BROKEN: list[tuple[str, int, dict[str, Any], set[str]]] = [
     ("tall", 0, {"height": 641}, {"Displayed heights are in range, px"}),
     ("late end", 0, {"segments": (Span(3.0, 4.1),)}, {"No highlight ends after its video"}),
     ("late caption", 0, {"captions": (Caption(3.0, 4.1, "x"),)}, {"No caption ends after its video"}),
+    ("misfit", 0, {"importance": importance_of(2.0, [[1.0] * 9])}, {"Graded shots cover their video"}),
     ("bad with highlight", 1, {"segments": (Span(0.0, 1.0),)}, {"No video under bad/ has a highlight"}),
 ]
 
@@ -97,6 +99,11 @@ def test_each_expectation_fails_alone_and_names_its_row(
     assert set(found) == wanted
     for description, names in found.items():
         assert names == (("train",) if description.startswith("Every split") else (rows[index].path,))
+
+
+def test_importance_that_fits_passes(rows: list[VideoRow]) -> None:
+    rows[0] = replace(rows[0], importance=importance_of(1.0, [[1, None, 3, 4], [None, None, 1, 1]]))
+    assert failed(run(rows)) == {}
 
 
 def test_negative_starts_are_found(rows: list[VideoRow]) -> None:
