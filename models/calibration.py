@@ -109,9 +109,8 @@ class Calibration:
         if value is None:
             return NO_CALIBRATION
         try:
-            fields = dict(value)
-            knots = {name: tuple(map(float, fields.pop(name, ()))) for name in ("logits", "probabilities")}
-            return Calibration(**fields, **knots)
+            knots = {name: tuple(map(float, value.get(name, ()))) for name in ("logits", "probabilities")}
+            return Calibration(**{**value, **knots})
         except (TypeError, ValueError, ShapeError) as error:
             raise ModelError(f"model.json: calibration is not what herdlight writes ({error})") from None
 

@@ -74,7 +74,9 @@ class Comparison:
     def from_json(value: Mapping[str, Any]) -> "Comparison":
         """Return the value that `to_json` wrote. Raises ModelError when it is not one."""
         try:
-            figures = {name: float("nan") if number is None else number for name, number in value["f1"].items()}
+            figures: dict[str, Any] = {
+                name: float("nan") if number is None else number for name, number in value["f1"].items()
+            }
             videos = (VideoChange(video, *(Counts(*c) for c in both)) for video, both in value["videos"].items())
             return Comparison(value["champion"], PairedDifference(**figures), tuple(videos))
         except (KeyError, TypeError, ValueError) as error:

@@ -50,11 +50,6 @@ def predictions_of(
     return check_predictions(pd.concat(parts, ignore_index=True), "predictions")
 
 
-def no_predictions() -> pd.DataFrame:
-    """Return a frame table without rows: of a model that there is none of, such as zero-shot without a text tower."""
-    return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in _DTYPES.items()})
-
-
 def calibrated_predictions(
     scored: Iterable[tuple[VideoRow, npt.NDArray[np.float64], npt.NDArray[np.float32]]], calibration: Calibration
 ) -> pd.DataFrame:
@@ -66,6 +61,11 @@ def calibrated_predictions(
     table = predictions_of((row, times_s, calibration.apply(logits)) for row, times_s, logits in videos)
     raw = predictions_of((row, times_s, NO_CALIBRATION.apply(logits)) for row, times_s, logits in videos)
     return table.assign(**{_RAW: raw["score"]})
+
+
+def no_predictions() -> pd.DataFrame:
+    """Return a frame table without rows: of a model that there is none of, such as zero-shot without a text tower."""
+    return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in _DTYPES.items()})
 
 
 def check_predictions(table: pd.DataFrame, where: str) -> pd.DataFrame:

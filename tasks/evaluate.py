@@ -340,8 +340,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         reliability = reliability_of(tables[SERVED])
         write_json(shell.out / "reliability.json", reliability.to_json())
         write_reliability(shell.out / "plots", shell.out / "pictures", reliability)
-        figures = evaluation.to_metrics() | (graded.to_metrics() if graded else {})
-        shell.write_metrics(figures | reliability_metrics(SERVED, reliability))
+        ranks = graded.to_metrics() if graded else {}
+        shell.write_metrics(evaluation.to_metrics() | ranks | reliability_metrics(SERVED, reliability))
 
 
 if __name__ == "__main__":

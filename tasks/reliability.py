@@ -81,7 +81,7 @@ def draw_reliability(pair: ReliabilityPair) -> Figure:
 
 def _draw_one(axes: Axes, reliability: Reliability, colour: str, order: int, *, is_last: bool) -> None:
     full = [one for one in reliability.bins if one.num_frames]
-    x = [one.mean_score for one in full]
+    x = [one.mean_score or 0.0 for one in full]
     y = [one.num_highlights / one.num_frames for one in full]
     most = max((one.num_frames for one in full), default=1)
     sizes = [_SMALLEST_DOT + (_LARGEST_DOT - _SMALLEST_DOT) * one.num_frames / most for one in full]

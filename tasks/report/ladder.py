@@ -101,7 +101,7 @@ def _is_number(value: Any) -> bool:
 
 def _estimate(value: Any) -> Estimate:
     parts = value if isinstance(value, Mapping) else {"value": value}
-    numbers = (parts.get(key) for key in ("value", "low", "high"))
+    numbers: list[Any] = [parts.get(key) for key in ("value", "low", "high")]
     return Estimate(*(float(number) if _is_number(number) else math.nan for number in numbers))
 
 

@@ -110,7 +110,7 @@ def _context(inputs: ReportInputs, *, strips: bool = True) -> dict[str, Any]:
         "threshold": threshold,
         "tables": make_tables(inputs.figures),
         "forest": make_forest(inputs.figures),
-        "names": PLAIN_NAMES | _REFERENCE_NAMES,
+        "names": {**PLAIN_NAMES, **_REFERENCE_NAMES},
         "verdict": inputs.verdict,
         "line_names": LINE_NAMES,
         "required_f1": _required_f1(inputs),

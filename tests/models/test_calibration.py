@@ -27,6 +27,7 @@ from models.manifest import VideoRow
 from models.metrics import average_precision, calibration_error, roc_auc
 from models.predictions import calibrated_predictions, check_predictions, read_predictions, write_predictions
 from models.spans import Span
+from tasks.train import calibrate_on_val
 from tests.tiny_model import TINY
 
 METHODS = ("temperature", "platt", "isotonic")
@@ -199,6 +200,20 @@ def test_the_frame_table_keeps_scores_of_before_and_after(make_row: Callable[...
     with pytest.raises(ShapeError, match=r"\[0, 1\]"):
         check_predictions(table.assign(raw_score=np.float32(1.5)), "here")
     assert "raw_score" not in check_predictions(table.drop(columns="raw_score"), "here")
+
+
+def test_only_val_is_fitted_and_the_method_stays(make_row: Callable[..., VideoRow]) -> None:
+    logits, labels, _ = draw_frames(8, num_videos=1, temperature=3.0)
+    spans = tuple(Span(float(place), float(place + 1)) for place in np.flatnonzero(labels))
+    val = make_row("0" * 16, split="val", segments=spans, duration_s=30.0)
+    test = make_row("1" * 16, split="test", segments=(), duration_s=30.0)
+    alone = calibrate_on_val(Calibration("platt"), [(val, np.arange(30.0), logits)])
+    both = [(val, np.arange(30.0), logits), (test, np.arange(30.0), np.full(30, 9.0, np.float32))]
+    assert calibrate_on_val(Calibration("platt"), both) == alone
+    assert alone == fit_calibration("platt", logits, labels, np.zeros(30))
+    assert alone.method == "platt"
+    assert alone.temperature > 1
+    assert calibrate_on_val(Calibration("platt"), both[1:]) == Calibration("platt")
 
 
 def test_logits_of_certain_scores_are_finite() -> None:

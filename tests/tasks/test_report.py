@@ -16,7 +16,7 @@ from models.energy import Energy
 from models.evaluation import Evaluation
 from models.files import read_json, write_json, write_jsonl
 from models.manifest import VideoRow, write_manifest
-from models.metrics import Counts, choose_threshold
+from models.metrics import choose_threshold
 from models.predictions import write_predictions
 from models.reliability import reliability_of
 from models.shards import write_shard
@@ -28,8 +28,6 @@ from tasks.gate import GateParams, judge
 from tasks.pictures import PLAIN_NAMES, write_pictures, write_plots
 from tasks.reliability import write_reliability
 from tasks.report.__main__ import main
-from tasks.report.images import FramePictures
-from tasks.report.strips import Cut, make_strip
 
 FPS = 4.0
 # Noise of the logits by model: the lower, the better the model.
@@ -294,21 +292,6 @@ def test_refusal_comes_first_with_both_numbers(build: Path) -> None:
     assert text.index("✗ failed") < text.index("✓ passed")
     for words in (text, card):
         assert f"F1 of the compiled engine on test is {row.f1.value:.4f}, but it must be at least 0.9900" in words
-
-
-def test_strips_show_truth_and_flags_where_they_are(make_row: Callable[..., VideoRow]) -> None:
-    rows = pd.DataFrame(
-        {"time_s": [0.0, 1.0, 2.0, 3.0], "label": [0, 1, 1, 0], "score": np.array([0.1, 0.5, 0.9, 0.6], np.float32)}
-    )
-    video = make_row("v", duration_s=5.0, path="a.mp4")
-    strip = make_strip(rows, video, Cut(0.5), FramePictures(None, is_squashed=False))
-    assert [(block.x, block.width) for block in strip.truth] == [(200.0, 400.0)]
-    assert [(block.x, block.width) for block in strip.flagged] == [(200.0, 800.0)]
-    assert strip.predicted == strip.flagged
-    assert make_strip(rows, video, Cut(0.5, min_duration_s=4.5), FramePictures(None, is_squashed=False)).predicted == ()
-    assert strip.threshold_y == 50
-    assert strip.curve.startswith("0.0,90.0 200.0,90.0 200.0,50.0")
-    assert strip.counts == Counts(2, 1, 0, 1)
 
 
 def test_weakest_videos_come_first_and_none_twice(build: Path) -> None:

@@ -15,10 +15,11 @@ from models.errors import ModelError
 from models.manifest import Caption, VideoRow
 from models.metrics import Counts
 from models.spans import Span, total_duration_s
+from tasks.report.images import FramePictures
 from tasks.report.ladder import make_forest, make_tables
 from tasks.report.misses import Category, count_categories, judge_frames, longest_stretches
 from tasks.report.render import _environment
-from tasks.report.strips import choose_extremes, rank_videos
+from tasks.report.strips import Cut, choose_extremes, make_strip, rank_videos
 
 
 @pytest.mark.parametrize(
@@ -38,6 +39,21 @@ def test_no_video_is_both_and_few_are_all_shown(num: int, most: int) -> None:
     assert len(set(worst + best)) == len(worst) + len(best) == min(num, 2 * most)
     assert worst == ranked[: len(worst)]
     assert best == ranked[::-1][: len(best)]
+
+
+def test_strips_show_truth_and_flags_where_they_are(make_row: Callable[..., VideoRow]) -> None:
+    rows = pd.DataFrame(
+        {"time_s": [0.0, 1.0, 2.0, 3.0], "label": [0, 1, 1, 0], "score": np.array([0.1, 0.5, 0.9, 0.6], np.float32)}
+    )
+    video = make_row("v", duration_s=5.0, path="a.mp4")
+    strip = make_strip(rows, video, Cut(0.5), FramePictures(None, is_squashed=False))
+    assert [(block.x, block.width) for block in strip.truth] == [(200.0, 400.0)]
+    assert [(block.x, block.width) for block in strip.flagged] == [(200.0, 800.0)]
+    assert strip.predicted == strip.flagged
+    assert make_strip(rows, video, Cut(0.5, min_duration_s=4.5), FramePictures(None, is_squashed=False)).predicted == ()
+    assert strip.threshold_y == 50
+    assert strip.curve.startswith("0.0,90.0 200.0,90.0 200.0,50.0")
+    assert strip.counts == Counts(2, 1, 0, 1)
 
 
 def make_predictions(**videos: str) -> pd.DataFrame:

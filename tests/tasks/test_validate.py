@@ -1,6 +1,7 @@
 """Validate: a sound manifest passes, and each expectation fails alone, naming its rows, when it is broken alone."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -234,6 +235,14 @@ def test_the_stage_leaves_its_report_and_nothing_else(
         "videos.html",
     ]  # fmt: skip
     assert "Each path stands once" in next((first / "data_docs").rglob("manifest-videos.html")).read_text()
+    for page in (first / "data_docs").rglob("*.html"):
+        html = page.read_text(encoding="utf-8")
+        assert not re.search(r"""<script|\son\w+=|(?:src|href)\s*=\s*["']?\s*(?:https?:)?//""", html), page
+        links = [link for link in re.findall(r'href="([^"#][^"]*)"', html) if "favicon" not in link]
+        assert all((page.parent / link).resolve().is_file() for link in links), page
+        assert ".ge-section" in html
+    index = (first / "data_docs" / "index.html").read_text(encoding="utf-8")
+    assert re.findall('href="validations/(\\w+)/', index) == ["run", "splits", "videos"]
     assert [path for place in ("home", "work") for path in (tmp_path / place).rglob("*")] == []
 
 
