@@ -43,7 +43,7 @@ def shared() -> Path:
     return SHARED
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_row() -> Callable[..., Any]:
     """Return a function that makes a manifest row, with what a test cares about replaced."""
     from models.manifest import VideoRow
