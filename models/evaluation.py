@@ -18,6 +18,7 @@ MODEL_NAMES = ("zero_shot", "fine_tuned", "pruned", "compiled")
 TRIVIAL_NAMES = ("all_positive", "random", "uniform")
 METRIC_NAMES = ("precision", "recall", "f1", "accuracy", "average_precision", "roc_auc", "ece", "segment_map")
 SERVED = "compiled"
+OPTIONAL = "zero_shot"  # an encoder without a text tower has no such row
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,9 @@ import models.torchvision_operators  # noqa: F401  # isort: skip  (before lightn
 import lightning.pytorch as lightning
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 
+from models.calibration import NO_CALIBRATION
 from models.checkpoints import SafeCheckpointIO
-from models.highlighter import Highlighter, score_features
+from models.highlighter import Highlighter, score_logits
 from models.metrics import average_precision
 from models.params import Section
 from models.windows import Batch, EpochSampler, LabelledVideo, TokenWindows, collate, read_tokens
@@ -59,15 +60,20 @@ class LoopParams(Section):
     """Of initial weights, order, windows and dropout."""
 
 
-@torch.inference_mode()
 def score_video(model: Highlighter, video: LabelledVideo, window: int) -> npt.NDArray[np.float32]:
-    """Return the probability of highlight of every stored frame, float32 [T], as serving computes it."""
+    """Return the probability of highlight of every stored frame, float32 [T], as serving computes it uncalibrated."""
+    return NO_CALIBRATION.apply(logits_of_video(model, video, window))
+
+
+@torch.inference_mode()
+def logits_of_video(model: Highlighter, video: LabelledVideo, window: int) -> npt.NDArray[np.float32]:
+    """Return the logit of every stored frame, float32 [T], as serving computes it."""
     num_frames = len(video.times_s)
     features = [
         model.tail(read_tokens(video, 0, start, min(start + _FRAMES_AT_ONCE, num_frames)))
         for start in range(0, num_frames, _FRAMES_AT_ONCE)
     ]
-    return score_features(model.head, torch.cat(features).float().numpy(), video.times_s, window)
+    return score_logits(model.head, torch.cat(features).float().numpy(), video.times_s, window)
 
 
 class _Loop(lightning.LightningModule):

@@ -11,6 +11,7 @@ Shape legend: N test frames, V test videos; a trailing 4 is tp, fp, fn, tn.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,7 @@ from models.bootstrap import (
     score_replicates,
 )
 from models.errors import ModelError
-from models.evaluation import METRIC_NAMES, MODEL_NAMES, Difference, Estimate, Evaluation, Row
+from models.evaluation import METRIC_NAMES, MODEL_NAMES, OPTIONAL, SERVED, Difference, Estimate, Evaluation, Row
 from models.files import write_json
 from models.metrics import (
     IOU_THRESHOLDS,
@@ -60,29 +61,30 @@ def evaluate(tables: Mapping[str, pd.DataFrame], truth: SegmentTruth, params: Ev
     """Return every row of the ladder on the test frames.
 
     tables: for each of MODEL_NAMES the frame table with columns video_id, split (val or test), time_s seconds,
-            label 0 or 1, score 0 to 1
+            label 0 or 1, score 0 to 1; zero_shot may be left out, and has no row then
     truth:  highlights of every test video, and how scores become highlights
 
     Raises ModelError when a table is missing, has no val or test rows, or covers other test frames than the first, or
     when a test video has no truth.
     A test split of one class leaves its figures NaN and a note.
     """
+    names = [name for name in MODEL_NAMES if name in tables]
     tests, thresholds = _tests_and_thresholds(tables)
-    first = tests[MODEL_NAMES[0]]
+    first = tests[names[0]]
     frames = _Frames.of(first, truth)
-    val_labels = _split(tables[MODEL_NAMES[0]], "val", MODEL_NAMES[0])["label"].to_numpy()
+    val_labels = _split(tables[names[0]], "val", names[0])["label"].to_numpy()
     val_prevalence = float(val_labels.mean())
     candidates = [
         _Candidate.thresholded(name, thresholds[name], tests[name]["score"].to_numpy(np.float64), frames.labels)
-        for name in MODEL_NAMES
+        for name in names
     ] + _trivial_candidates(frames, val_prevalence)
     weights_RV = draw_weights(len(frames.video_ids), params.num_bootstrap, params.seed)
     rows = tuple(_row(candidate, frames, weights_RV, params) for candidate in candidates)
     by_video = {candidate.name: candidate.by_video(frames) for candidate in candidates}
     return Evaluation(
         rows=rows,
-        differences=_differences(by_video, params),
-        video_counts={name: by_video[name] for name in MODEL_NAMES},
+        differences=_differences(names, by_video, params),
+        video_counts={name: by_video[name] for name in names},
         num_videos=len(frames.video_ids),
         num_frames=len(first),
         prevalence=float(frames.labels.mean()),
@@ -229,9 +231,11 @@ def _row(candidate: _Candidate, frames: _Frames, weights_RV: npt.NDArray[np.int6
     return Row(candidate.name, candidate.threshold, counts, metrics, by_iou)
 
 
-def _differences(by_video: Mapping[str, Mapping[str, Counts]], params: EvaluateParams) -> tuple[Difference, ...]:
-    pairs = [(name, "all_positive") for name in MODEL_NAMES]
-    pairs += list(zip(MODEL_NAMES[1:], MODEL_NAMES[:-1], strict=True))
+def _differences(
+    names: Sequence[str], by_video: Mapping[str, Mapping[str, Counts]], params: EvaluateParams
+) -> tuple[Difference, ...]:
+    pairs = [(name, "all_positive") for name in names]
+    pairs += [(name, before) for before, name in pairwise(names)]
     return tuple(
         Difference(
             name,
@@ -249,16 +253,17 @@ def _differences(by_video: Mapping[str, Mapping[str, Counts]], params: EvaluateP
 
 
 def _tests_and_thresholds(tables: Mapping[str, pd.DataFrame]) -> tuple[dict[str, pd.DataFrame], dict[str, float]]:
-    missing = [name for name in MODEL_NAMES if name not in tables]
+    missing = [name for name in MODEL_NAMES if name not in tables and name != OPTIONAL]
     if missing:
         raise ModelError(f"evaluate: no predictions of {', '.join(missing)}; run the stages before this one")
     tests: dict[str, pd.DataFrame] = {}
     thresholds: dict[str, float] = {}
-    for name in MODEL_NAMES:
+    for name in filter(tables.__contains__, MODEL_NAMES):
         val = _split(tables[name], "val", name)
         tests[name] = _split(tables[name], "test", name)
         thresholds[name] = choose_threshold(val["label"].to_numpy(), val["score"].to_numpy())
-        _check_same_frames(tests[MODEL_NAMES[0]], tests[name], MODEL_NAMES[0], name)
+        first = next(iter(tests))
+        _check_same_frames(tests[first], tests[name], first, name)
     return tests, thresholds
 
 
@@ -287,6 +292,8 @@ def _check_same_frames(first: pd.DataFrame, other: pd.DataFrame, first_name: str
 
 def _notes(rows: Sequence[Row], frames: _Frames, val_labels: npt.NDArray[np.integer]) -> tuple[str, ...]:
     notes = []
+    if not any(row.name == OPTIONAL for row in rows):
+        notes.append("There is no zero-shot row, since the encoder has no text tower.")
     for split, labels in (("test", frames.labels), ("val", val_labels)):
         if len(np.unique(labels)) == 1:
             what = "highlights" if labels[0] else "frames that are no highlight"
@@ -311,8 +318,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Shell: read the manifest and four prediction tables, write evaluation.json, figures, DVC plots and pictures."""
     from models.manifest import read_manifest
     from models.predictions import read_predictions
+    from models.reliability import reliability_metrics, reliability_of
     from tasks.evaluate_importance import evaluate_importance
     from tasks.pictures import write_pictures, write_plots
+    from tasks.reliability import write_reliability
     from tasks.train import SpansParams
 
     inputs = {name: name.replace("_", "-") for name in MODEL_NAMES}
@@ -320,13 +329,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         params, spans = shell.section("evaluate", EvaluateParams), shell.section("spans", SpansParams)
         rows = read_manifest(shell["manifest"])
         tables = {name: read_predictions(shell[path]) for name, path in inputs.items()}
+        if tables[OPTIONAL].empty:
+            del tables[OPTIONAL]
         evaluation = evaluate(tables, SegmentTruth.of(rows, **spans.model_dump()), params)
         graded = evaluate_importance(tables, rows, **params.model_dump())
         importance = {"importance": graded.to_json()} if graded else {}
         write_json(shell.out / "evaluation.json", evaluation.to_json() | importance)
         write_plots(shell.out / "plots", evaluation, tables)
         write_pictures(shell.out / "pictures", evaluation, tables)
-        shell.write_metrics(evaluation.to_metrics() | (graded.to_metrics() if graded else {}))
+        reliability = reliability_of(tables[SERVED])
+        write_json(shell.out / "reliability.json", reliability.to_json())
+        write_reliability(shell.out / "plots", shell.out / "pictures", reliability)
+        figures = evaluation.to_metrics() | (graded.to_metrics() if graded else {})
+        shell.write_metrics(figures | reliability_metrics(SERVED, reliability))
 
 
 if __name__ == "__main__":

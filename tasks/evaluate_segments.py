@@ -32,7 +32,7 @@ _LAST_FRAME_S = 1e-3
 class SegmentTruth:
     """What people marked, and how scores become highlights.
 
-    spans:          true highlights by video_id, in order; touching ones are one, since no prediction could part them
+    spans:          true highlights by video_id; touching ones count as one, since no prediction could part them
     durations_s:    length of each video, seconds
     min_duration_s: shortest highlight given, seconds
     merge_gap_s:    highlights at most this far apart become one, seconds
@@ -48,7 +48,7 @@ class SegmentTruth:
         """Return the truth of manifest rows."""
         by_id = {row.video_id: row for row in rows}
         return SegmentTruth(
-            spans={video: tuple(merge_spans(row.spans)) for video, row in by_id.items()},
+            spans={video: row.spans for video, row in by_id.items()},
             durations_s={video: row.duration_s for video, row in by_id.items()},
             min_duration_s=min_duration_s,
             merge_gap_s=merge_gap_s,
@@ -70,7 +70,7 @@ class SegmentTruth:
         found = spans_above(track, threshold, min_duration_s=self.min_duration_s, merge_gap_s=self.merge_gap_s)
         return Moments.of(
             [(span.start_s, span.end_s, 0.0 if span.score is None else span.score) for span in found],
-            [(span.start_s, span.end_s) for span in self.spans[video]],
+            [(span.start_s, span.end_s) for span in merge_spans(self.spans[video])],
         )
 
 

@@ -12,19 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import torch
 from pydantic import Field
 from torch import nn
 
-from models.encoder import EncoderParams, EncoderSpec, load_encoder
-from models.files import hash_file, read_json, write_json
+from models.calibration import Calibration, CalibrationParams, fit_calibration
+from models.encoder import EncoderParams, EncoderSpec, hash_encoder, load_encoder
+from models.files import read_json, write_json
 from models.highlighter import Highlighter, HighlighterSpec, save_highlighter
-from models.loop import LoopParams, fit, score_video
+from models.loop import LoopParams, fit, logits_of_video
 from models.manifest import VideoRow, read_manifest
-from models.metrics import average_precision, choose_threshold
+from models.metrics import average_precision, calibration_error, choose_threshold
 from models.params import Section
-from models.predictions import predictions_of, write_predictions
+from models.predictions import calibrated_predictions, write_predictions
 from models.shards import fingerprint, read_metadata, read_tensors
 from models.spans import label_times
 from models.temporal import TemporalKind
@@ -108,13 +110,17 @@ def judge_on_val(
     videos: dict[str, LabelledVideo],
     history: list[dict[str, Any]],
 ) -> TrainResult:
-    """Return the result of a fitted model: scores of val and test, the threshold and the figures of val alone."""
+    """Return the result of a fitted model: scores of val and test, and from val alone calibration, threshold, figures.
+
+    The calibration is of the method that the spec's own one names.
+    """
     scored = [
-        (row, videos[row.video_id].times_s, score_video(model, videos[row.video_id], spec.window))
+        (row, videos[row.video_id].times_s, logits_of_video(model, videos[row.video_id], spec.window))
         for row in rows
         if row.split != "train"
     ]
-    predictions = predictions_of(scored)
+    calibration = calibrate_on_val(spec.calibration, scored)
+    predictions = calibrated_predictions(scored, calibration)
     val = predictions[predictions["split"] == "val"]
     labels, scores = val["label"].to_numpy(), val["score"].to_numpy()
     threshold = choose_threshold(labels, scores)
@@ -124,8 +130,26 @@ def judge_on_val(
         "val_average_precision": average_precision(labels, scores),
         "val_threshold": threshold,
         "val_accuracy": float(np.mean((scores >= threshold) == (labels == 1))),
+        "val_ece": calibration_error(labels, scores),
+        "val_ece_uncalibrated": calibration_error(labels, val["raw_score"].to_numpy()),
+        "temperature": calibration.temperature,
     }
-    return TrainResult(replace(spec, threshold=threshold), history, predictions, metrics)
+    return TrainResult(replace(spec, threshold=threshold, calibration=calibration), history, predictions, metrics)
+
+
+def calibrate_on_val(
+    blank: Calibration, scored: Sequence[tuple[VideoRow, npt.NDArray[np.float64], npt.NDArray[np.float32]]]
+) -> Calibration:
+    """Return the calibration of `blank`'s method fitted to the val videos among `scored`.
+
+    scored: a manifest row, times_s float64 [T] and logits float32 [T] for each video
+    """
+    val = [(row, label_times(times_s, row.spans), logits) for row, times_s, logits in scored if row.split == "val"]
+    if not val:
+        return blank
+    rows, labels, logits = zip(*val, strict=True)
+    videos_N = np.repeat(np.arange(len(rows)), [len(part) for part in logits])
+    return fit_calibration(blank.method, np.concatenate(logits), np.concatenate(labels), videos_N)
 
 
 def new_highlighter(
@@ -173,7 +197,8 @@ def main() -> None:
         clip, encoder = load_encoder(shell["encoder"])
         sections = (encoder_params, frames, spans, params)
         model, spec = new_highlighter(clip.visual, encoder, sections)  # type: ignore[arg-type]
-        weights_hash = hash_file(shell["encoder"] / "open_clip_model.safetensors")
+        spec = replace(spec, calibration=Calibration(shell.section("calibration", CalibrationParams).method))
+        weights_hash = hash_encoder(shell["encoder"])
         checkpoints = shell.out / "checkpoints"
         mark = tokens_mark(rows, shell["tokens"], weights_hash, spec.to_json(), params.model_dump())
         settle_checkpoints(checkpoints, mark)

@@ -31,6 +31,7 @@ from models.importance import tell_misfit
 from models.manifest import SPLITS, VideoRow, read_manifest
 from models.params import Section
 from models.spans import total_duration_s
+from tasks.data_docs import make_offline
 from tasks.shell import stage_shell
 
 _NUM_NAMED = 5
@@ -364,6 +365,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         tables = build_tables(rows, count_rejected(shell["rejected"]))
         with replacing_folder(shell.out / "data_docs") as docs:
             outcomes = validate_tables(tables, params, docs)
+            make_offline(docs)
         write_json(shell.out / "expectations.json", summarise(outcomes))
         shell.write_metrics(check_outcomes(outcomes))
 

@@ -3,11 +3,8 @@
 `bfloat16` is a hint to the runtime: a processor without bfloat16 instructions runs the same file in float32.
 """
 
-import tempfile
 from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from models.engines.base import (
     Built,
@@ -16,27 +13,25 @@ from models.engines.base import (
     Frames,
     MakeTower,
     Runner,
-    describe_versions,
     engine_errors,
+    unreadable,
     version_of,
 )
-from models.engines.onnx import export_onnx
+from models.engines.source import TowerSource
 
 _GRAPH_FILE, _WEIGHTS_FILE = "tower.xml", "tower.bin"
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 
 
-def build(tower: nn.Module, folder: Path, image_size: int, precision: str) -> Built:
+def build(source: TowerSource, folder: Path, precision: str) -> Built:
     """Convert by way of ONNX and write the IR with float32 weights; the precision is applied when it is loaded."""
     import openvino
 
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "tower.onnx"
-        export_onnx(tower, path, image_size, "float32")
-        model = openvino.convert_model(path)
-        _name_by_order(model)
-        openvino.save_model(model, folder / _GRAPH_FILE, compress_to_fp16=False)
-    return Built((_GRAPH_FILE, _WEIGHTS_FILE), {**version_of("torch"), **version_of("openvino")}, "cpu")
+    model = openvino.convert_model(source.onnx("float32"))
+    _name_by_order(model)
+    openvino.save_model(model, folder / _GRAPH_FILE, compress_to_fp16=False)
+    versions = {**version_of("torch"), **version_of("openvino")}
+    return Built((_GRAPH_FILE, _WEIGHTS_FILE), versions, "cpu", source.batch_size)
 
 
 def _name_by_order(model: Any) -> None:
@@ -53,12 +48,10 @@ def load(folder: Path, record: EngineRecord, make_tower: MakeTower | None) -> Ru
     """Return the function of an engine that `build` wrote."""
     import openvino
 
-    changed = describe_versions(record, version_of("openvino"))
-    with engine_errors(f"{folder / _GRAPH_FILE}: not readable{changed}; run stage compile again"):
+    path = folder / _GRAPH_FILE
+    with engine_errors(unreadable(path, record, "openvino")):
         compiled = openvino.Core().compile_model(
-            folder / _GRAPH_FILE,
-            "CPU",
-            {"INFERENCE_PRECISION_HINT": _HINTS[record.precision], "PERFORMANCE_HINT": "LATENCY"},
+            path, "CPU", {"INFERENCE_PRECISION_HINT": _HINTS[record.precision], "PERFORMANCE_HINT": "LATENCY"}
         )
 
     def run(frames_NHWC: Frames) -> Features:

@@ -81,13 +81,13 @@ from common import PARAMS, leave
 from models.evaluation import MODEL_NAMES
 from models.files import write_json
 from models.predictions import read_predictions
-from models.spans import Span, merge_spans
+from models.spans import Span
 from tasks.evaluate import EvaluateParams, evaluate
 from tasks.evaluate_segments import SegmentTruth
 
 table = read_predictions(Path("build/compile/predictions.parquet"))
 spans = {
-    video: tuple(merge_spans(Span(time_s, time_s + 0.25) for time_s in frames["time_s"][frames["label"] == 1]))
+    video: tuple(Span(time_s, time_s + 0.25) for time_s in frames["time_s"][frames["label"] == 1])
     for video, frames in table.groupby("video_id")
 }
 truth = SegmentTruth(spans, dict.fromkeys(spans, 3.0), min_duration_s=0.0, merge_gap_s=0.0)

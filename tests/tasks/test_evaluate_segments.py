@@ -94,8 +94,10 @@ def test_chance_is_drawn_often_and_the_same_each_time() -> None:
 def test_truth_comes_from_the_manifest_with_touching_highlights_as_one(make_row: Callable[..., VideoRow]) -> None:
     row = make_row("a", segments=(Span(1.0, 2.0), Span(2.0, 3.0), Span(3.5, 4.0)), duration_s=4.0)
     truth = SegmentTruth.of([row], min_duration_s=0.1, merge_gap_s=0.2)
-    assert truth.spans["a"] == (Span(1.0, 3.0), Span(3.5, 4.0))
     assert truth.durations_s == {"a": 4.0}
+    found = truth.moments("a", np.arange(8) / 2, np.zeros(8), 0.5)
+    assert found.truth.tolist() == [[1.0, 3.0], [3.5, 4.0]]
+    assert found.predicted.shape == (0, 2)
 
 
 def test_a_video_without_truth_is_refused() -> None:
