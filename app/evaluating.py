@@ -1,5 +1,6 @@
 """The door to evaluation: finds models, videos and labels, shows progress, prints the table and where the rest is."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from models.errors import DataError
 from models.evaluation import Estimate
 from tasks.evaluate import EvaluateParams
 from tasks.evaluate_folder import FolderEvaluation, measure_folder, score_labelled, write_results
-from tasks.footage import list_footage
+from tasks.footage import Footage, list_footage
 from tasks.graded_labels import Matching, match_labels, read_labels
 from tasks.score import RejectedRow, identify_model
 from tasks.shell import progress_bar
@@ -37,7 +38,7 @@ def evaluate_folder(models: Sequence[str], videos: Path, labels: Path, out: Path
         raise DataError(f"{videos}: no such folder; name the folder with the videos")
     if out.exists() and not out.is_dir():
         raise DataError(f"{out}: not a folder; choose another --out")
-    footage = {item.name: item for item in list_footage([videos], out) if item.path.resolve() != labels.resolve()}
+    footage = _footage(videos, labels, out)
     matching = match_labels(footage, label_file.names)
     _print_left_over(matching, console)
     folders = [find_model(uri) for uri in models]
@@ -56,6 +57,17 @@ def evaluate_folder(models: Sequence[str], videos: Path, labels: Path, out: Path
     console.print(Text(f"written: {', '.join(map(str, written))}"), soft_wrap=True)
 
 
+def _footage(videos: Path, labels: Path, out: Path) -> dict[str, Footage]:
+    """Return what lies below `videos` by its path there; the label file and `out` may lie there too and are none."""
+    found: dict[str, Footage] = {}
+    for item in list_footage([videos], out):
+        if item.path.resolve() != labels.resolve():
+            # Two names that are no UTF-8 may look the same when printed.
+            name = item.name if item.name not in found else f"{item.name} ({len(found)})"
+            found[name] = item
+    return found
+
+
 def print_evaluation(evaluation: FolderEvaluation, console: Console) -> None:
     """Print the rank table where there is one, the frame table, the notes and the counts."""
     graded = evaluation.graded
@@ -67,7 +79,7 @@ def print_evaluation(evaluation: FolderEvaluation, console: Console) -> None:
         console.print(table)
     prevalence = evaluation.frames[0].counts.prevalence
     title = f"Frames, {_count(len(evaluation.videos), 'video')}, {prevalence:.1%} highlight"
-    table = _table(title, ("F1", "precision", "recall", "AP", "ROC AUC", "ECE", "segment mAP"))
+    table = _table(title, ("F1", "prec.", "recall", "AP", "AUC", "ECE", "seg. mAP"))
     for frame_row in evaluation.frames:
         names = ("f1", "precision", "recall", "average_precision", "roc_auc", "ece", "segment_map")
         cells = [_figure(frame_row.metrics[name], frame_row.name == "model" and name == "f1") for name in names]
@@ -109,10 +121,10 @@ def _table(title: str, columns: Sequence[str]) -> Table:
 
 
 def _figure(estimate: Estimate, with_interval: bool) -> str:
-    if estimate.value != estimate.value:
+    if math.isnan(estimate.value):
         return "undefined"
     text = f"{estimate.value:.3f}"
-    return f"{text} [{estimate.low:.3f}, {estimate.high:.3f}]" if with_interval and estimate.is_complete else text
+    return f"{text}\n{estimate.low:.3f} to {estimate.high:.3f}" if with_interval and estimate.is_complete else text
 
 
 def _count(number: int, what: str) -> str:

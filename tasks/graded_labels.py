@@ -148,13 +148,13 @@ def _read_hdf5(path: Path) -> Annotations:
     try:
         with h5py.File(path, "r") as file:
             for name in file:
-                group = file[name]
-                if not isinstance(group, h5py.Group):
-                    continue
                 try:
+                    group = file[name]
+                    if not isinstance(group, h5py.Group):
+                        continue
                     shot_s = float(group.attrs.get("shot_s", file.attrs.get("shot_s", TVSUM_SHOT_S)))
                     entries[normal_path(name)] = _from_array(_user_scores(group), shot_s)
-                except (ShapeError, TypeError, ValueError) as error:
+                except (ShapeError, TypeError, ValueError, KeyError) as error:  # KeyError: a link that leads nowhere
                     problems[normal_path(name)] = f"labels: {error}"
     except OSError as error:
         raise DataError(f"{path}: not HDF5 ({error})") from None

@@ -89,13 +89,19 @@ def test_hdf5(tmp_path: Path) -> None:
         file["infinite/user_scores"] = [[np.inf]]
         file["missing/gt_score"] = [1.0]
         file["no group"] = [1.0]
+        file["dangling"] = h5py.SoftLink("/nowhere")
     labels = read_labels(path)
     assert labels.format == "hdf5"
-    assert labels.names == ["-a", "b", "flat", "infinite", "missing", "text"]
+    assert labels.names == ["-a", "b", "dangling", "flat", "infinite", "missing", "text"]
     assert labels_of(labels, "-a", 6.0).importance == importance_of(2.0, [[1, 5, None], [2, 5, 1]])
     assert labels_of(labels, "-a", 6.0).segments == (Span(2.0, 4.0),)
     assert labels_of(labels, "b", 1.0).importance == importance_of(0.5, [[1, 5], [2, 5]])
-    for name, reason in (("flat", "must be numbers"), ("text", "must be numbers"), ("missing", "only gt_score")):
+    for name, reason in (
+        ("flat", "must be numbers"),
+        ("text", "must be numbers"),
+        ("missing", "only gt_score"),
+        ("dangling", "labels: "),
+    ):
         with pytest.raises(AnnotationError, match=reason):
             labels_of(labels, name, 6.0)
     with pytest.raises(AnnotationError, match="infinite"):
