@@ -3,6 +3,7 @@
 `bfloat16` is a hint to the runtime: a processor without bfloat16 instructions runs the same file in float32.
 """
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +45,24 @@ def _name_by_order(model: Any) -> None:
             del model.rt_info[note]
 
 
-def load(folder: Path, record: EngineRecord, make_tower: MakeTower | None) -> Runner:
-    """Return the function of an engine that `build` wrote."""
+@functools.cache
+def _runtime() -> Any:
+    """Return this process's one runtime, which is never taken down.
+
+    Every OpenVINO `Core` gives the calling thread a stack for signals (for AMX) and takes it away with the last model
+    that uses it. Of two cores the one that goes last puts back the stack of the other, which is gone: the next signal
+    that Python handles, an ended child process say, then ends the process. Seen in OpenVINO 2026.4 and shown in a test.
+    """
     import openvino
 
+    return openvino.Core()
+
+
+def load(folder: Path, record: EngineRecord, make_tower: MakeTower | None) -> Runner:
+    """Return the function of an engine that `build` wrote."""
     path = folder / _GRAPH_FILE
     with engine_errors(unreadable(path, record, "openvino")):
-        compiled = openvino.Core().compile_model(
+        compiled = _runtime().compile_model(
             path, "CPU", {"INFERENCE_PRECISION_HINT": _HINTS[record.precision], "PERFORMANCE_HINT": "LATENCY"}
         )
 
