@@ -40,11 +40,13 @@ def prepare_graph(path: Path, params: OnnxParams) -> tuple[bytes, OnnxGraph]:
     _cut(model, source.name, output, path)
     _set_input(model, source, layout, batch_size, params)
     fixed = _with_features(model, output, batch_size, params, path)
+    features = _probe(fixed.SerializeToString(), params.image_size, batch_size or 1, 1)
+    if not np.isfinite(features).all():
+        raise WeightsUnavailable(f"{path}: {output!r} is not finite for a frame of noise; the weights are damaged")
     content, batch_size = _freed(fixed, batch_size, params.image_size)
-    embed_dim = _probe(content, params.image_size, batch_size, 1).shape[1]
     sha256 = hashlib.sha256(content).hexdigest()
     facts = OnnxGraph(
-        embed_dim, batch_size, len(content), sha256, source.name, output, params.channels, source_sha256=digest
+        features.shape[1], batch_size, len(content), sha256, source.name, output, params.channels, source_sha256=digest
     )
     return content, facts
 

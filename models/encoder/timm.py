@@ -4,6 +4,7 @@ A timm model has no text tower, and its stages have no common way to be split, s
 safetensors only; timm's own loader, which takes pickles too, is never called.
 """
 
+import contextlib
 import difflib
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,13 @@ WEIGHTS_FILE = "tower.safetensors"
 def _settings(name: str) -> Any:
     """Return timm's settings of `timm:NAME`. Raises ParamsError that lists near names for an unknown one."""
     model_name = name.removeprefix(TIMM_PREFIX)
-    settings = timm.get_pretrained_cfg(model_name) if timm.is_model(model_name) else None
+    settings = None
+    if timm.is_model(model_name):
+        with contextlib.suppress(RuntimeError):  # the architecture is known, the tag behind its dot is not
+            settings = timm.get_pretrained_cfg(model_name)
     if settings is None:
-        near = difflib.get_close_matches(model_name, timm.list_models() + timm.list_pretrained(), n=3, cutoff=0.4)
+        near = timm.list_pretrained(f"{model_name.split('.')[0]}.*")[:5]
+        near = near or difflib.get_close_matches(model_name, timm.list_models(), n=3, cutoff=0.4)
         told = ", ".join(TIMM_PREFIX + known for known in near) or "none; see timm.list_models()"
         raise ParamsError(f"encoder.name = {name!r}: no such timm model; near: {told}")
     return settings
@@ -84,11 +89,11 @@ def named(params: EncoderParams) -> tuple[nn.Module, EncoderSpec]:
 
 
 def _fill(tower: nn.Module, path: Path, name: str, classifier: str | tuple[str, ...] | None) -> None:
-    """Load `path` into `tower`; the file may have the classifier, which features do not need, and nothing else."""
+    """Load `path` into `tower`; the file may have more of the classifier's module, which features do not need."""
     heads = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
     try:
         state = load_file(path)
-        left_out = tuple(f"{head}." for head in heads)
+        left_out = tuple(f"{head.split('.')[0]}." for head in heads)
         own = tower.state_dict()
         state = {key: value for key, value in state.items() if key in own or not key.startswith(left_out)}
         tower.load_state_dict(state)

@@ -8,15 +8,26 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from models.encoder import EncoderParams, OnnxParams, OnnxTower, image_tower, load_encoder, named_encoder, save_encoder
-from models.engines import build_engine, load_engine, read_record, reference_engine
+from models.engines import (
+    TowerSource,
+    build_engine,
+    build_engine_from,
+    load_engine,
+    read_record,
+    reference_engine,
+)
+from models.engines import source as engine_source
 from models.errors import EngineError, EngineNotPossible, HerdlightError, ModelError, ParamsError, WeightsUnavailable
 from models.onnx_session import in_batches
 from models.params import parse_section
 from models.tower import Tower
 from tests.onnx_files import DIM, MEAN, SECTION, SIDE, STD, expected_features, noise_frames, write_network
+from tests.tiny_model import TINY
 
 
 def tower_of(path: Path, **section: Any) -> Tower:
@@ -72,7 +83,7 @@ def test_a_graph_with_its_batch_in_its_bones_is_run_in_calls_of_that_size(tmp_pa
         np.testing.assert_allclose(features, expected_features(frames), atol=1e-4)
 
 
-@pytest.mark.parametrize(("num_rows", "batch_size"), [(1, 4), (4, 4), (5, 4), (9, 2), (3, 1), (3, 0)])
+@given(num_rows=st.integers(1, 40), batch_size=st.integers(0, 9))
 def test_calls_of_a_fixed_size_give_each_row_its_own_result(num_rows: int, batch_size: int) -> None:
     sizes: list[int] = []
 
@@ -83,6 +94,7 @@ def test_calls_of_a_fixed_size_give_each_row_its_own_result(num_rows: int, batch
     x = np.arange(num_rows * 2.0).reshape(num_rows, 2)
     np.testing.assert_array_equal(in_batches(double, x, batch_size), x * 2)
     assert set(sizes) == {batch_size or num_rows}
+    assert sum(sizes) - num_rows < max(batch_size, 1)  # no call is for the filling alone
 
 
 def test_channels_layout_and_half_precision_are_put_in_front(tmp_path: Path) -> None:
@@ -238,6 +250,25 @@ def test_files_that_are_no_onnx_or_lack_their_data_are_one_line(tmp_path: Path) 
     with pytest.raises(WeightsUnavailable, match=r"split\.onnx: its external data .*weights\.bin") as caught:
         tower_of(beside)
     assert "\n" not in str(caught.value)
+
+
+def test_weights_that_are_not_finite_are_refused_before_any_frame_is_embedded(tmp_path: Path) -> None:
+    model = onnx.load(str(write_network(tmp_path / "net.onnx")))
+    bias = next(tensor for tensor in model.graph.initializer if tensor.name == "bias")
+    bias.CopyFrom(onnx.numpy_helper.from_array(np.full(DIM, np.inf, np.float32), "bias"))
+    onnx.save(model, str(tmp_path / "net.onnx"))
+    with pytest.raises(WeightsUnavailable, match="'view' is not finite"):
+        tower_of(tmp_path / "net.onnx")
+
+
+def test_the_graph_is_exported_once_for_all_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = TowerSource(Tower(TINY.encoder, 1).eval(), TINY.encoder.image_size, tmp_path / "graphs")
+    exports: list[str] = []
+    export = engine_source._export
+    monkeypatch.setattr(engine_source, "_export", lambda *args: (exports.append(args[-1]), export(*args)))
+    for name in ("onnx", "openvino"):
+        build_engine_from(name, source, tmp_path / name, "float32")
+    assert exports == ["float32"]
 
 
 def test_another_file_than_the_digest_says_is_refused(tmp_path: Path) -> None:

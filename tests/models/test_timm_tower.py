@@ -87,6 +87,8 @@ def test_names_and_weights_that_are_not_there_are_told(monkeypatch: pytest.Monke
 
     with pytest.raises(ParamsError, match=r"no such timm model; near: timm:resnet18"):
         encoder_image_size(EncoderParams(name="timm:resnett18"))
+    with pytest.raises(ParamsError, match=r"'timm:resnet18\.bogus': no such timm model; near: .*timm:resnet18\."):
+        encoder_image_size(EncoderParams(name="timm:resnet18.bogus"))
     with pytest.raises(ParamsError, match=r"hub, or a \.safetensors file"):
         named_encoder(EncoderParams(name=NAME))
     with pytest.raises(ParamsError, match=r"'w.pth': for timm it is hub or a .safetensors file"):
