@@ -93,23 +93,20 @@ def judge_candidate(settings: Settings) -> Verdict:
     client = connect(settings.tracking_uri)
     evaluation = read_evaluation(settings)
     champion = Registry(client, settings).alias(CHAMPION)
-    difference = None
-    if champion is not None:
-        candidate = evaluation.video_counts[SERVED]
-        same = champion.model_hash == _model_hash(settings)
-        counts = (
-            candidate
-            if same
-            else champion_counts(settings, champion, evaluation, read_test_frames(settings), get_run_logger().info)
-        )
-        difference = compare_with_champion(
-            candidate, counts, evaluation.seed, evaluation.num_bootstrap, evaluation.confidence
-        )
+    is_champion = champion is not None and champion.model_hash == _model_hash(settings)
+    improvement = None
+    if champion is not None and not is_champion:
+        counts = champion_counts(settings, champion, evaluation, read_test_frames(settings), get_run_logger().info)
+        improvement = compare_with_champion(evaluation.video_counts[SERVED], counts, evaluation.seed)
     engines = read_json(settings.build / "compile" / "engines.json")
     gate = load_section(settings.root / PARAMS_FILE, "gate", GateParams)
-    verdict = judge(evaluation, engines, gate, difference)
+    verdict = judge(evaluation, engines, gate, improvement, is_champion=is_champion)
     for line in verdict.lines:
         get_run_logger().log(logging.INFO if line.passed else logging.ERROR, "%s: %s", line.name, line.text)
+    if verdict.resolution is not None:
+        get_run_logger().log(
+            logging.WARNING if verdict.resolution.is_too_small else logging.INFO, "%s", verdict.resolution.text
+        )
     return verdict
 
 
