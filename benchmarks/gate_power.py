@@ -109,10 +109,12 @@ def compare_rules(
     """
     equal_p = [_all_p_values(equal[name], size, num_trials, seed) for name in COMPARED]
     better_p = _all_p_values(better["retrained"], size, num_trials, seed)
+    patchy_p = _all_p_values(better["patchy"], size, num_trials, seed)
     figures = {}
     for rule, p_better in better_p.items():
         figures[f"rule_{rule}/false_promotion_{size}"] = _worst([p[rule] for p in equal_p], 0.05)
         figures[f"rule_{rule}/power_{size}"] = float((p_better <= 0.05).mean())
+        figures[f"rule_{rule}/power_{size}/patchy"] = float((patchy_p[rule] <= 0.05).mean())
         levels = [step / 1000 for step in range(101) if _worst([p[rule] for p in equal_p], step / 1000) <= 0.05]
         figures[f"rule_{rule}/held_level_{size}"] = levels[-1]
         figures[f"rule_{rule}/held_power_{size}"] = float((p_better <= levels[-1]).mean())
@@ -169,7 +171,7 @@ def measure(shared: Path, *, quick: bool, results: Path = RESULTS) -> dict[str, 
     """Measure, print and write the result file; return the figures."""
     commit, started = code_commit(), time.monotonic()
     model, source = read_model(shared, RESULTS)
-    pool, num_trials, num_compared = (1650, 1000, 100) if quick else (6600, 10_000, 1500)
+    pool, num_trials, num_compared = (1650, 1000, 100) if quick else (6600, 10_000, 1200)
     equal, better = equal_models(model, pool, 0), better_models(model, pool, 0)
     figures: dict[str, float] = {}
     for size in SIZES:
