@@ -21,5 +21,8 @@ def print_verdict(path: Path, console: Console) -> bool:
     for line in verdict.lines:
         mark = Text("passed ", "green") if line.passed else Text("refused", "bold red")
         console.print(mark, Text(f" {line.name}: {line.text}"), sep="", soft_wrap=True)
+    if verdict.resolution is not None:
+        style = "yellow" if verdict.resolution.is_too_small else "dim"
+        console.print(Text("note   ", style), Text(f" {verdict.resolution.text}"), sep="", soft_wrap=True)
     console.print(Text("promoted" if verdict.promoted else "refused", "bold green" if verdict.promoted else "bold red"))
     return verdict.promoted

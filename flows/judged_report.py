@@ -4,19 +4,39 @@ The report stage does not know the registry, so its page has neither the champio
 beside the comparison itself, in build/judged; no stage reads it.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from flows.dag import PARAMS_FILE
 from flows.settings import Settings
+from models.bootstrap import paired_f1_difference
 from models.comparison import Comparison
+from models.evaluation import SERVED, Evaluation
 from models.files import write_json
+from models.metrics import Counts
 from models.verdict import Verdict
 from tasks.report.gather import read_inputs
 from tasks.report.render import write_pages
 
 _FOLDER = "judged"
 COMPARISON_FILE = "comparison.json"
+
+
+def compare_by_video(champion: str, evaluation: Evaluation, counts: Mapping[str, Counts]) -> Comparison:
+    """Return the candidate of `evaluation` beside the champion with these counts by video, for people to read.
+
+    The interval is the percentile one of the other figures; whether the difference is chance is the gate's to say.
+    """
+    candidate = evaluation.video_counts[SERVED]
+    difference = paired_f1_difference(
+        candidate,
+        counts,
+        num_bootstrap=evaluation.num_bootstrap,
+        seed=evaluation.seed,
+        confidence=evaluation.confidence,
+    )
+    return Comparison.of(champion, difference, candidate, counts)
 
 
 def write_judged(settings: Settings, verdict: Verdict, comparison: Comparison | None) -> None:

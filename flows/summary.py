@@ -127,13 +127,15 @@ def ladder_table(evaluation: Evaluation) -> Table:
 
 
 def verdict_table(verdict: Verdict) -> Table:
-    """Return every line of the verdict with its reason."""
+    """Return every line of the verdict with its reason, and what the test set can tell at all."""
     table = Table(title="Gate", title_justify="left")
     table.add_column("line")
     table.add_column("")
     table.add_column("reason", overflow="fold")
     for line in verdict.lines:
         table.add_row(line.name, Text("passed", "green") if line.passed else Text("refused", "bold red"), line.text)
+    if verdict.resolution is not None:
+        table.add_row("test set", Text("note", "yellow"), verdict.resolution.text)
     return table
 
 

@@ -21,14 +21,13 @@ from prefect.states import Completed
 from flows.champion import EVALUATION_FILE, TEST_SET_FILE, champion_counts, hash_test_set, read_test_frames
 from flows.dag import PARAMS_FILE, Dag, load_dag
 from flows.dvc import Outcome, run_stage
-from flows.judged_report import judged_page, write_judged
+from flows.judged_report import compare_by_video, judged_page, write_judged
 from flows.registry import CHAMPION, ModelVersion, Registry
 from flows.settings import Settings
 from flows.stage_files import StageRecord, add_totals, data_hash, read_params_file, read_stage
 from flows.states import failing_in_one_line
 from flows.summary import RunSummary, read_evaluation, show, summary_path
 from flows.tracking import Tracker, git_commit, parent_run
-from models.comparison import Comparison
 from models.errors import GateRefused
 from models.evaluation import SERVED
 from models.files import read_json, write_json
@@ -96,25 +95,24 @@ def judge_candidate(settings: Settings) -> Verdict:
     client = connect(settings.tracking_uri)
     evaluation = read_evaluation(settings)
     champion = Registry(client, settings).alias(CHAMPION)
-    difference = comparison = None
+    is_champion = champion is not None and champion.model_hash == _model_hash(settings)
+    improvement = comparison = None
     if champion is not None:
-        candidate = evaluation.video_counts[SERVED]
-        same = champion.model_hash == _model_hash(settings)
-        counts = (
-            candidate
-            if same
-            else champion_counts(settings, champion, evaluation, read_test_frames(settings), get_run_logger().info)
-        )
-        difference = compare_with_champion(
-            candidate, counts, evaluation.seed, evaluation.num_bootstrap, evaluation.confidence
-        )
-        comparison = Comparison.of(f"{champion.name} version {champion.version}", difference, candidate, counts)
+        counts = candidate = evaluation.video_counts[SERVED]
+        if not is_champion:
+            counts = champion_counts(settings, champion, evaluation, read_test_frames(settings), get_run_logger().info)
+            improvement = compare_with_champion(candidate, counts, evaluation.seed)
+        comparison = compare_by_video(f"{champion.name} version {champion.version}", evaluation, counts)
     engines = read_json(settings.build / "compile" / "engines.json")
     gate = load_section(settings.root / PARAMS_FILE, "gate", GateParams)
-    verdict = judge(evaluation, engines, gate, difference)
+    verdict = judge(evaluation, engines, gate, improvement, is_champion=is_champion)
     for line in verdict.lines:
         get_run_logger().log(logging.INFO if line.passed else logging.ERROR, "%s: %s", line.name, line.text)
     write_judged(settings, verdict, comparison)
+    if verdict.resolution is not None:
+        get_run_logger().log(
+            logging.WARNING if verdict.resolution.is_too_small else logging.INFO, "%s", verdict.resolution.text
+        )
     return verdict
 
 

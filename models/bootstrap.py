@@ -5,6 +5,22 @@ in the cluster bootstrap of Field and Welsh, "Bootstrapping clustered data", JRS
 percentile interval ("Bootstrap methods: another look at the jackknife", 1979). Knows counts, labels and scores with
 the video of each frame; knows nothing of files or models.
 
+An interval says how far a figure reaches; whether a champion is replaced is not decided by one. `benchmarks.gate_power`
+held the rules that could decide it against each other, on test sets of 10, 30, 100 and 300 videos made after TVSum. At
+a level of 5% an equal model, in the way of being equal that fools the rule most, replaced the champion in
+
+- 10.9%, 8.0%, 6.9% and 6.0% of decisions by the paired percentile interval, and in 11.3%, 11.3%, 9.7% and 6.4% by BCa
+- 8.1%, 9.9%, 8.6% and 6.3% by the studentised bootstrap
+- 7.5%, 6.8%, 6.1% and 5.7% by exchanging the models video by video (`models.paired`)
+- 96% and more by the rule of before, which let pass what was not surely worse (upper end of the interval at least 0)
+
+Bootstraps fail where most videos tie, as between a model and its fine-tuning, and where a video's difference is skewed.
+Bootstrapping the two models apart, not paired, mostly keeps the level (5.5%, 3.5%, 2.9%, 2.9%), but where both find
+the same videos hard it hides an improvement that pairing sees. Each taken to the level at which it keeps to 5%, the exchange
+finds an improvement of 0.05 most often of all: in 23%, 51%, 94% and 100% of decisions. It is in force, at 2.5%, where
+the upper confidence limit of its worst rate, too, lies below 5% (rates 4.2%, 3.8%, 3.4%, 3.2%; power 18%, 46%, 91%,
+100%). The bootstrap stays what intervals are made by.
+
 Shape legend: R replicates, V videos, N frames, K distinct scores, B calibration bins; a trailing 4 is tp, fp, fn, tn.
 """
 
@@ -191,7 +207,7 @@ def paired_f1_difference(
 
     Raises ModelError unless both cover the same videos with as many frames and highlights in each.
     """
-    videos = _same_videos(first, second)
+    videos = pair_videos(first, second)
     weights_RV = draw_weights(len(videos), num_bootstrap, seed)
     points, replicates = [], []
     for counts in (first, second):
@@ -203,7 +219,8 @@ def paired_f1_difference(
     return PairedDifference(value, interval.low, interval.high, confidence, len(videos))
 
 
-def _same_videos(first: Mapping[str, Counts], second: Mapping[str, Counts]) -> list[str]:
+def pair_videos(first: Mapping[str, Counts], second: Mapping[str, Counts]) -> list[str]:
+    """Return the videos of both, sorted. Raises ModelError unless both have all, with the same frames and labels."""
     only_first, only_second = sorted(set(first) - set(second)), sorted(set(second) - set(first))
     if only_first or only_second or not first:
         raise ModelError(

@@ -3,6 +3,7 @@
 Every line is a rule with two numbers. A number that is missing, null or NaN fails its line and never passes one. A
 refusal is a result: the stage writes it and ends well; what follows from it is the flow's business. The champion in
 the registry is not known here: the flow pairs the candidate with it through `compare_with_champion` and judges again.
+A champion is replaced by shown improvement alone (`models.paired`), with the error rates of `benchmarks.gate_power`.
 """
 
 import math
@@ -12,12 +13,12 @@ from typing import Any
 
 from pydantic import Field
 
-from models.bootstrap import PairedDifference, paired_f1_difference
 from models.evaluation import METRIC_NAMES, SERVED, UNDEFINED, Estimate, Evaluation
 from models.files import read_json, write_json
 from models.metrics import Counts
+from models.paired import Improvement, compare_models, detectable_difference, f1_error, min_differing_videos
 from models.params import Section
-from models.verdict import Verdict, VerdictLine
+from models.verdict import Resolution, Verdict, VerdictLine
 from tasks.shell import stage_shell
 
 _COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {
@@ -27,6 +28,8 @@ _COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {
 }
 # Thresholds pass through JSON unchanged; one step of float32 below 1 is 6e-8.
 _SAME_THRESHOLD = 1e-6
+# Cohen, "Statistical Power Analysis for the Behavioral Sciences", 1988: the customary four cases of five.
+POWER = 0.8
 
 
 class GateParams(Section):
@@ -39,16 +42,29 @@ class GateParams(Section):
     """Parity: largest allowed mean absolute difference of frame scores, engine against the model it came from."""
     max_f1_diff: float = Field(0.02, ge=0, le=1)
     """Parity: largest allowed absolute difference of F1, engine against the model it came from."""
+    champion_level: float = Field(0.025, gt=0, le=0.5)
+    """Largest p-value at which a candidate counts as better than the champion. At the default an equal model replaces
+    the champion in at most 5% of decisions in whichever way it is equal (benchmarks/results/gate_power.json); a larger
+    level lets more improvements pass, and more models that are none. The rate is per decision: who tries twenty equal
+    candidates on one test set tries twenty times."""
+    max_detectable_f1: float = Field(0.2, gt=0, le=1)
+    """A test set that cannot show an improvement of F1 as small as this is called too small. Refuses nothing."""
 
 
 def judge(
-    evaluation: Evaluation, engines: Mapping[str, Any], params: GateParams, champion: PairedDifference | None
+    evaluation: Evaluation,
+    engines: Mapping[str, Any],
+    params: GateParams,
+    champion: Improvement | None,
+    *,
+    is_champion: bool = False,
 ) -> Verdict:
     """Return the verdict on the engine that `engines` names as chosen.
 
-    evaluation: of the ladder; its row `compiled` is what is judged
-    engines:    content of build/compile/engines.json
-    champion:   F1 of the candidate less F1 of the present champion on the same videos, None without a champion
+    evaluation:  of the ladder; its row `compiled` is what is judged
+    engines:     content of build/compile/engines.json
+    champion:    how the candidate's F1 stands to the present champion's, None without a champion
+    is_champion: whether the candidate is the champion itself, to the byte; then there is nothing to replace
     """
     row, trivial = evaluation.row(SERVED), evaluation.row("all_positive")
     metrics = row.metrics if row else {}
@@ -86,40 +102,70 @@ def judge(
                 "the allowed difference",
             ),
             _threshold_line(row.threshold if row else None, engines.get("threshold")),
-            champion_line(champion),
-        )
+            champion_line(champion, params, is_champion=is_champion),
+        ),
+        resolve(evaluation, params, champion),
     )
 
 
-def champion_line(champion: PairedDifference | None) -> VerdictLine:
-    """Return the line that holds the candidate against the champion; without a champion it passes.
+def champion_line(champion: Improvement | None, params: GateParams, *, is_champion: bool = False) -> VerdictLine:
+    """Return the line that holds the candidate against the champion; without a champion, or as one, it passes.
 
-    It fails when the whole interval of the difference lies below 0: the candidate is worse, and not by chance.
+    It passes when as large a gain in F1 is rare among equal models: p-value at most `params.champion_level`.
     """
+    if is_champion:
+        return VerdictLine("champion", True, None, None, "<=", "the candidate is the champion itself, to the byte")
     if champion is None:
-        return VerdictLine("champion", True, None, None, ">=", "no champion to compare with")
-    what = (
-        f"upper end of the {champion.confidence:.0%} interval of F1 less the champion's "
-        f"(difference {_shown(champion.value)} over {champion.num_videos} videos)"
-    )
-    complete = all(math.isfinite(number) for number in (champion.value, champion.low, champion.high))
-    return _line("champion", champion.high if complete else None, ">=", 0.0, what, "no difference")
+        return VerdictLine("champion", True, None, None, "<=", "no champion to compare with")
+    needed = min_differing_videos(params.champion_level)
+    videos = f"{champion.num_videos} video{'' if champion.num_videos == 1 else 's'}"
+    about = f"F1 less the champion's is {_signed(champion.value)}, standard error {_shown(champion.standard_error)}, "
+    if champion.num_differing == 0:
+        about += f"and none of {videos} has other counts"
+    elif champion.num_differing < needed:
+        about += f"but only {champion.num_differing} of {videos} differ{'s' if champion.num_differing == 1 else ''}, "
+        about += f"and fewer than {needed} cannot show an improvement"
+    else:
+        about += f"over {videos}"
+    # An error that cannot be told leaves the rule without a reading: nothing undefined passes.
+    complete = all(math.isfinite(part) for part in (champion.value, champion.standard_error, champion.p_value))
+    what = f"p-value of the improvement over the champion ({about})"
+    bound = params.champion_level
+    return _line("champion", champion.p_value if complete else None, "<=", bound, what, "the level for a new champion")
 
 
 def compare_with_champion(
-    candidate_counts: Mapping[str, Counts],
-    champion_counts: Mapping[str, Counts],
-    seed: int,
-    num_bootstrap: int,
-    confidence: float = 0.95,
-) -> PairedDifference:
-    """Return F1 of the candidate less F1 of the champion, paired by video.
+    candidate_counts: Mapping[str, Counts], champion_counts: Mapping[str, Counts], seed: int
+) -> Improvement:
+    """Return how F1 of the candidate stands to F1 of the champion, paired by video.
 
     Both are counts by video_id (`models.evaluation.read_video_counts`). Raises ModelError when the videos differ, or
     a video's number of frames or highlights: then the champion has to be scored on the present test split first.
     """
-    return paired_f1_difference(
-        candidate_counts, champion_counts, num_bootstrap=num_bootstrap, seed=seed, confidence=confidence
+    return compare_models(candidate_counts, champion_counts, seed)
+
+
+def resolve(evaluation: Evaluation, params: GateParams, champion: Improvement | None) -> Resolution:
+    """Return the smallest improvement that the test set of `evaluation` can show.
+
+    champion: gives the standard error of a difference where candidate and champion differ; else two models that err
+              independently are supposed, whose difference has the error of the candidate's F1 times the root of 2
+    """
+    is_paired = champion is not None and champion.standard_error > 0
+    if champion is not None and is_paired:
+        num_videos, error = champion.num_videos, champion.standard_error
+    else:
+        counts = evaluation.video_counts.get(SERVED, {})
+        num_videos, error = len(counts), math.sqrt(2) * f1_error(counts)
+    detectable = detectable_difference(error, num_videos, params.champion_level, POWER)
+    return Resolution(
+        num_videos=num_videos,
+        detectable_f1=_finite(detectable),
+        power=POWER,
+        level=params.champion_level,
+        limit_f1=params.max_detectable_f1,
+        is_paired=is_paired,
+        min_videos=min_differing_videos(params.champion_level),
     )
 
 
@@ -183,13 +229,27 @@ def _shown(value: Any) -> str:
     return f"{number:.4f}" if number == 0 or abs(number) >= 1e-3 else f"{number:.1e}"
 
 
+def _signed(value: float) -> str:
+    return _shown(value) if _finite(value) is None or value < 0 else f"+{_shown(value)}"
+
+
+def to_metrics(verdict: Verdict) -> dict[str, float]:
+    """Return the figures that DVC and MLflow keep; NaN where undefined."""
+    detectable = verdict.resolution.detectable_f1 if verdict.resolution else None
+    return {
+        "promoted": int(verdict.promoted),
+        "num_refusals": len(verdict.refusals),
+        "detectable_f1": math.nan if detectable is None else detectable,
+    }
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Shell: judge the candidate without a champion, which only the registry knows."""
     with stage_shell("gate", ["evaluation", "engines"], argv) as shell:
         evaluation = Evaluation.from_json(read_json(shell["evaluation"]))
         verdict = judge(evaluation, read_json(shell["engines"]), shell.section("gate", GateParams), None)
         write_json(shell.out / "verdict.json", verdict.to_json())
-        shell.write_metrics({"promoted": int(verdict.promoted), "num_refusals": len(verdict.refusals)})
+        shell.write_metrics(to_metrics(verdict))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import qvhighlights, real_footage, tvsum_pipeline
+from benchmarks import gate_power, qvhighlights, real_footage, tvsum_pipeline
 from benchmarks.real_footage import Input, compare, is_clear, lay_out, plan, read_baseline, summarise
 from benchmarks.results_file import RESULTS, write_results
 from benchmarks.tvsum_pipeline import plan_data
@@ -177,7 +177,7 @@ def test_a_result_file_has_the_house_s_form_and_no_number_that_is_none(tmp_path:
         write_results("made", {"f1": float("nan")}, {}, commit="abc", folder=tmp_path)
 
 
-@pytest.mark.parametrize("name", [qvhighlights.NAME, real_footage.NAME, tvsum_pipeline.NAME])
+@pytest.mark.parametrize("name", [gate_power.NAME, qvhighlights.NAME, real_footage.NAME, tvsum_pipeline.NAME])
 def test_the_result_files_are_whole_runs_of_committed_code_and_name_no_path_of_a_machine(name: str) -> None:
     text = (RESULTS / f"{name}.json").read_text(encoding="utf-8")
     content = json.loads(text)

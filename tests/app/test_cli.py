@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 import app.cli
 from app.cli import app as command_line
+from models.verdict import Resolution
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNNER = CliRunner()
@@ -261,12 +262,12 @@ def test_signals_reach_the_flow_itself(number, tmp_path):
     assert (process.returncode, output.strip()) == (40 + number, f"got {int(number)}")
 
 
-def verdict(*passed: bool) -> str:
+def verdict(*passed: bool, resolution: object = None) -> str:
     lines = [
         {"name": f"line_{i}", "passed": ok, "value": 0.5, "bound": 0.6, "comparison": ">=", "text": f"text [{i}] of it"}
         for i, ok in enumerate(passed)
     ]
-    return json.dumps({"promoted": all(passed), "lines": lines})
+    return json.dumps({"promoted": all(passed), "lines": lines, "resolution": resolution})
 
 
 def test_gate_prints_every_line_and_exits_by_the_verdict(tmp_path, monkeypatch):
@@ -283,9 +284,24 @@ def test_gate_prints_every_line_and_exits_by_the_verdict(tmp_path, monkeypatch):
     assert [line.split()[0] for line in result.stdout.splitlines()] == ["passed", "refused", "passed", "refused"]
     assert "line_1: text [1] of it" in result.stdout
     assert result.stderr.startswith("herdlight: the gate refused")
+    for num_videos, words in (
+        (40, "the smallest improvement that 40 test videos can show is 0.0612"),
+        (4, "too small"),
+    ):
+        value = Resolution(num_videos, 0.0612 if num_videos == 40 else None, 0.8, 0.025, 0.2, True, 6).to_json()
+        path.write_text(verdict(True, resolution=value))
+        result = RUNNER.invoke(command_line, ["gate"])
+        assert result.exit_code == 0
+        note, last = result.stdout.splitlines()[1:]
+        assert note.startswith("note    ")
+        assert words in note
+        assert last == "promoted"
 
 
-@pytest.mark.parametrize("content", [None, "{", "[]", '{"promoted": true, "lines": []}'])
+@pytest.mark.parametrize(
+    "content",
+    [None, "{", "[]", '{"promoted": true, "lines": []}', '{"promoted": true, "lines": [], "resolution": null}'],
+)
 def test_gate_without_a_verdict_says_what_to_run(content, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "verdict.json"

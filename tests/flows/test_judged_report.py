@@ -6,10 +6,11 @@ from types import SimpleNamespace
 import pytest
 
 import flows.judged_report
-from flows.judged_report import judged_page, write_judged
+from flows.judged_report import compare_by_video, judged_page, write_judged
 from flows.settings import Settings
 from models.bootstrap import PairedDifference
 from models.comparison import Comparison
+from models.evaluation import Evaluation
 from models.files import read_json
 from models.metrics import Counts
 from models.verdict import Verdict, VerdictLine
@@ -51,3 +52,14 @@ def test_a_report_is_made_again_with_verdict_and_champion(tmp_path: Path, monkey
     (settings.build / "report" / "report.html").unlink()
     write_judged(settings, VERDICT, None)
     assert judged_page(settings, "report.html") == settings.build / "report" / "report.html"
+
+
+def test_the_candidate_is_compared_video_by_video() -> None:
+    now = {"a": Counts(4, 0, 0, 4), "b": Counts(2, 2, 0, 4), "c": Counts(0, 1, 1, 6)}
+    before = {"a": Counts(2, 2, 2, 2), "b": Counts(2, 2, 0, 4), "c": Counts(1, 0, 0, 7)}
+    evaluation = Evaluation((), (), {"compiled": now}, 3, 24, 0.3, 0.3, 0.95, 200, 0)
+    comparison = compare_by_video("herdlight version 4", evaluation, before)
+    assert comparison.champion == "herdlight version 4"
+    assert comparison.f1.value == pytest.approx(Counts(6, 3, 1, 14).f1 - Counts(5, 4, 2, 13).f1)
+    assert [one.video_id for one in comparison.better] == ["a"]
+    assert [one.video_id for one in comparison.worse] == ["c"]

@@ -17,7 +17,7 @@ from models.energy import Energy
 from models.errors import ModelError, StageFailed
 from models.evaluation import METRIC_NAMES, UNDEFINED, Estimate, Evaluation, Row
 from models.metrics import Counts
-from models.verdict import Verdict, VerdictLine
+from models.verdict import Resolution, Verdict, VerdictLine
 
 STAGE = parse_dag({"stages": {"train": {"cmd": "x", "params": ["train", "spans.gap"], "outs": ["build/train/model"]}}})[
     "train"
@@ -90,11 +90,14 @@ def _evaluation() -> Evaluation:
     return Evaluation(rows, (), {}, 4, 16, 0.5, 0.5, 0.95, 100, 0)
 
 
+RESOLUTION = Resolution(12, 0.2345, 0.8, 0.025, 0.2, True, 6)
+
+
 def _summary(*, passed: bool) -> RunSummary:
     line = VerdictLine("min_f1", passed, 0.75, 0.6 if passed else 0.9, ">=", "F1 is 0.7500, must be at least that")
     outcomes = {"ingest": Outcome.CACHED, "train": Outcome.RAN}
     uri = "sqlite:////somewhere/repository/mlflow/mlflow.db"
-    return RunSummary("run1", uri, outcomes, ENERGY, None, Verdict.of((line,)), "models:/herdlight/3")
+    return RunSummary("run1", uri, outcomes, ENERGY, None, Verdict.of((line,), RESOLUTION), "models:/herdlight/3")
 
 
 def test_a_summary_survives_json() -> None:
@@ -127,6 +130,8 @@ def test_a_person_sees_ladder_verdict_energy_and_where_to_look(tmp_path: Path) -
     assert "build/report/report.html" in text
     assert "highlights/clip.timeline.png" in text
     assert "model_card" not in text  # it is not there
+    assert "12 test videos can show is 0.2345" in text
+    assert "too small" in text
     assert "nan" not in text.lower()
 
 

@@ -158,6 +158,27 @@ def test_a_run_a_cached_run_and_a_refusal(repository: TinyRepository, capfd: pyt
     assert third["energy_spent_kwh"] == pytest.approx(6e-4)
 
 
+def test_a_better_model_replaces_the_champion_and_an_equal_one_does_not(repository: TinyRepository) -> None:
+    repository.set("gate", min_f1=0.0)
+    weak = train(**repository.flow_arguments, overrides=["model.quality=0.3"])
+    assert weak.verdict is not None
+    assert weak.verdict.resolution is not None
+    assert not weak.verdict.resolution.is_paired
+
+    better = train(**repository.flow_arguments, overrides=["model.quality=0.9"])
+    assert better.verdict is not None
+    line = {entry.name: entry for entry in better.verdict.lines}["champion"]
+    assert line.value is not None
+    assert line.value <= 0.025
+    assert better.verdict.resolution is not None
+    assert better.verdict.resolution.is_paired
+    assert _champion(repository) == "2"
+
+    with pytest.raises(GateRefused, match=r"^refused: champion: .*none of 8 videos has other counts"):
+        train(**repository.flow_arguments, overrides=["model.seed=1"])
+    assert _champion(repository) == "2"
+
+
 def test_a_failing_stage_stops_the_run_and_a_rerun_goes_on(repository: TinyRepository) -> None:
     client = connect(repository.settings.tracking_uri)
     state = train(**repository.flow_arguments, overrides=["model.fail=true"], return_state=True)

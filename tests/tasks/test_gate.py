@@ -12,13 +12,13 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from models.bootstrap import PairedDifference
 from models.errors import ModelError, ShapeError
 from models.evaluation import METRIC_NAMES, Estimate, Evaluation, Row
 from models.files import read_json, write_json
 from models.metrics import Counts
-from models.verdict import Verdict, VerdictLine
-from tasks.gate import GateParams, champion_line, compare_with_champion, judge, main
+from models.paired import Improvement
+from models.verdict import Resolution, Verdict, VerdictLine
+from tasks.gate import GateParams, champion_line, compare_with_champion, judge, main, resolve
 
 PARAMS = GateParams()
 GOOD = {
@@ -31,7 +31,8 @@ GOOD = {
     "ece": Estimate(0.08, 0.04, 0.12),
     "segment_map": Estimate(0.35, 0.2, 0.5),
 }
-CHAMPION = PairedDifference(0.02, -0.03, 0.06, 0.95, 12)
+CHAMPION = Improvement(0.06, 0.02, 0.01, 12, 11)
+WORSE = Improvement(-0.05, 0.02, 0.99, 12, 11)
 
 
 def make_evaluation(f1: Estimate = GOOD["f1"], trivial_f1: float = 0.45, **changes: Any) -> Evaluation:
@@ -59,9 +60,7 @@ def make_engines(threshold: Any = 0.41, **changes: Any) -> dict[str, Any]:
     return {"chosen": "openvino", "threshold": threshold, "engines": [other, chosen | changes]}
 
 
-def refusals(
-    evaluation: Evaluation, engines: dict[str, Any], champion: PairedDifference | None = None
-) -> list[VerdictLine]:
+def refusals(evaluation: Evaluation, engines: dict[str, Any], champion: Improvement | None = None) -> list[VerdictLine]:
     """Return the lines that failed."""
     verdict = judge(evaluation, engines, PARAMS, champion)
     assert verdict.promoted == (not verdict.refusals)
@@ -146,22 +145,125 @@ def test_another_threshold_than_the_judged_one_is_refused() -> None:
     assert "0.4100" in line.text
 
 
-def test_a_candidate_that_is_surely_worse_than_the_champion_is_refused() -> None:
-    worse = PairedDifference(-0.05, -0.09, -0.01, 0.95, 12)
-    line = only(refusals(make_evaluation(), make_engines(), worse), "champion")
-    assert (line.value, line.bound) == (-0.01, 0.0)
-    for words in ("-0.0100", "0.0000", "difference -0.0500 over 12 videos"):
+def test_a_candidate_that_gains_too_little_over_the_champion_is_refused() -> None:
+    gains = Improvement(0.03, 0.02, 0.0251, 12, 11)
+    line = only(refusals(make_evaluation(), make_engines(), gains), "champion")
+    assert (line.value, line.bound, line.comparison) == (0.0251, 0.025, "<=")
+    for words in ("0.0251", "0.0250", "is +0.0300, standard error 0.0200, over 12 videos"):
         assert words in line.text
+    assert not refusals(make_evaluation(), make_engines(), replace(gains, p_value=0.025))
+    assert champion_line(gains, GateParams(champion_level=0.05)).passed
 
 
-def test_a_candidate_that_may_be_as_good_as_the_champion_passes() -> None:
-    assert champion_line(PairedDifference(-0.04, -0.09, 0.0, 0.95, 12)).passed
+def test_a_candidate_that_is_worse_is_refused() -> None:
+    line = only(refusals(make_evaluation(), make_engines(), WORSE), "champion")
+    assert line.value == 0.99
+    assert "F1 less the champion's is -0.0500" in line.text
 
 
-def test_no_champion_is_no_obstacle() -> None:
-    line = champion_line(None)
+def test_a_candidate_with_the_champions_counts_is_refused_in_words_that_say_so() -> None:
+    line = only(refusals(make_evaluation(), make_engines(), Improvement(0.0, 0.0, 1.0, 12, 0)), "champion")
+    assert line.value == 1
+    assert "and none of 12 videos has other counts" in line.text
+
+
+@pytest.mark.parametrize(
+    ("num_differing", "words"), [(1, "only 1 of 12 videos differs"), (5, "only 5 of 12 videos differ,")]
+)
+def test_models_that_differ_on_too_few_videos_are_told_so(num_differing: int, words: str) -> None:
+    line = champion_line(Improvement(0.02, 0.01, 2.0**-num_differing, 12, num_differing), PARAMS)
+    assert not line.passed
+    assert f"{words}" in line.text
+    assert "fewer than 6 cannot show an improvement" in line.text
+
+
+def test_no_champion_is_no_obstacle_and_the_champion_itself_is_none_either() -> None:
+    line = champion_line(None, PARAMS)
     assert line.passed
     assert line.text == "no champion to compare with"
+    verdict = judge(make_evaluation(), make_engines(), PARAMS, None, is_champion=True)
+    assert verdict.promoted
+    assert verdict.lines[-1].text == "the candidate is the champion itself, to the byte"
+
+
+def many_counts(num_videos: int) -> dict[str, dict[str, Counts]]:
+    """Return the counts of a served model whose videos differ."""
+    return {"compiled": {f"v{i:03}": Counts(12 + i % 7, 3, 8 - i % 7, 20) for i in range(num_videos)}}
+
+
+def test_the_resolution_is_the_pair_s_where_there_is_one() -> None:
+    evaluation = make_evaluation(video_counts=many_counts(40))
+    alone, paired = resolve(evaluation, PARAMS, None), resolve(evaluation, PARAMS, CHAMPION)
+    assert (alone.is_paired, paired.is_paired) == (False, True)
+    assert (alone.num_videos, paired.num_videos) == (40, 12)
+    assert paired.detectable_f1 == pytest.approx(0.02 * (2.20099 + 0.87553), abs=1e-6)
+    # Equal counts have no error: what they tell of the test set is nothing, and not that it tells everything.
+    assert resolve(evaluation, PARAMS, Improvement(0.0, 0.0, 1.0, 40, 0)) == alone
+    assert resolve(evaluation, PARAMS, Improvement(0.0, math.nan, math.nan, 40, 0)) == alone
+    assert alone.detectable_f1 is not None
+    strict = resolve(evaluation, GateParams(champion_level=0.001), None)
+    assert strict.detectable_f1 is not None
+    assert strict.detectable_f1 > alone.detectable_f1
+    larger = resolve(make_evaluation(video_counts=many_counts(160)), PARAMS, None)
+    assert larger.detectable_f1 == pytest.approx(alone.detectable_f1 / 2, rel=0.06)
+    assert f"the smallest improvement that 40 test videos can show is {alone.detectable_f1:.4f}" in alone.text
+    assert "better by that than this one, for a later candidate" in alone.text
+    assert "better by that than the champion passes in 80% of cases" in paired.text
+    assert "too small" not in alone.text
+
+
+@pytest.mark.parametrize("num_videos", [1, 2, 5])
+def test_a_test_set_too_small_to_decide_anything_says_so(num_videos: int) -> None:
+    resolution = resolve(make_evaluation(video_counts=many_counts(num_videos)), PARAMS, None)
+    assert resolution.detectable_f1 is None
+    assert resolution.is_too_small
+    assert "too small to decide anything" in resolution.text
+    assert "it takes at least 6" in resolution.text
+
+
+def test_a_test_set_that_shows_only_large_improvements_says_so_and_refuses_nothing() -> None:
+    evaluation = make_evaluation(video_counts=many_counts(12))
+    verdict = judge(evaluation, make_engines(), GateParams(max_detectable_f1=0.05), None)
+    assert verdict.promoted
+    assert verdict.resolution is not None
+    assert verdict.resolution.is_too_small
+    assert "That is more than 0.05: the test set is too small" in verdict.resolution.text
+
+
+def test_a_test_split_without_a_highlight_has_no_resolution() -> None:
+    nothing = {"compiled": {f"v{i}": Counts(0, i, 0, 20) for i in range(9)}}
+    resolution = resolve(make_evaluation(video_counts=nothing), PARAMS, None)
+    assert resolution.is_too_small
+    assert "undefined" in resolution.text
+    assert resolve(make_evaluation(video_counts={}), PARAMS, None).num_videos == 0
+
+
+def test_a_verdict_survives_json_and_a_missing_field_is_named() -> None:
+    for champion, counts in ((None, many_counts(40)), (CHAMPION, many_counts(40)), (None, many_counts(3))):
+        verdict = judge(make_evaluation(video_counts=counts), make_engines(), PARAMS, champion)
+        assert Verdict.from_json(json.loads(json.dumps(verdict.to_json(), allow_nan=False))) == verdict
+    value = verdict.to_json()
+    assert value["resolution"]["is_too_small"] is True
+    for broken, name in (
+        ({key: part for key, part in value.items() if key != "resolution"}, "resolution"),
+        (value | {"resolution": {"num_videos": 3}}, "detectable_f1"),
+        ({"promoted": True, "resolution": None}, "lines"),
+    ):
+        with pytest.raises(ModelError, match=f"'{name}' is missing"):
+            Verdict.from_json(broken)
+    with pytest.raises(ModelError, match="not what the gate writes"):
+        Verdict.from_json(value | {"resolution": value["resolution"] | {"detectable_f1": -1.0}})
+
+
+@given(st.integers(0, 60), st.none() | st.floats(0, 2), st.floats(0.001, 0.5), st.floats(0.01, 1), st.booleans())
+def test_every_resolution_has_a_sentence_and_comes_back_from_json(
+    num: int, detectable: float | None, level: float, limit: float, paired: bool
+) -> None:
+    resolution = Resolution(num, detectable, 0.8, level, limit, paired, 6)
+    assert Resolution.from_json(json.loads(json.dumps(resolution.to_json()))) == resolution
+    assert resolution.is_too_small == (detectable is None or detectable > limit)
+    assert "nan" not in resolution.text
+    assert not resolution.text.endswith(".")
 
 
 @pytest.mark.parametrize("metric", METRIC_NAMES)
@@ -196,7 +298,7 @@ def _put(value: Any, path: tuple[Any, ...], number: Any) -> Any:
 
 def test_no_number_that_goes_missing_turns_a_refusal_into_a_promotion() -> None:
     """Every number of every input, one at a time, as NaN and as null, on candidates that pass and that fail."""
-    champions = [CHAMPION, PairedDifference(-0.05, -0.09, -0.01, 0.95, 12)]
+    champions = [CHAMPION, WORSE]
     inputs = [
         (make_evaluation(), make_engines()),
         (make_evaluation(Estimate(0.6, 0.5, 0.7)), make_engines()),
@@ -209,14 +311,14 @@ def test_no_number_that_goes_missing_turns_a_refusal_into_a_promotion() -> None:
             before = judge(evaluation, engines, PARAMS, champion).promoted
             whole = {"evaluation": evaluation.to_json()["rows"], "engines": engines, "champion": vars(champion)}
             for path in _places(whole):
-                if "counts" in path or "num_videos" in path or "confidence" in path:
+                if "counts" in path or path[-1] in ("num_videos", "num_differing"):
                     continue  # counts are whole by their type; the last two only word the text
                 for missing in (math.nan, None):
                     if path[0] == "champion" and missing is None:
-                        continue  # a PairedDifference holds floats
+                        continue  # an Improvement holds floats
                     broken = _put(whole, path, missing)
                     value = evaluation.to_json() | {"rows": broken["evaluation"]}
-                    pair = PairedDifference(**broken["champion"])
+                    pair = Improvement(**broken["champion"])
                     after = judge(Evaluation.from_json(value), broken["engines"], PARAMS, pair)
                     assert before or not after.promoted, path
                     json.dumps(after.to_json(), allow_nan=False)
@@ -251,13 +353,29 @@ def test_missing_rows_are_a_refusal_and_no_crash() -> None:
 def test_comparison_with_the_champion_is_paired_and_refuses_other_videos() -> None:
     champion = {f"v{n}": Counts(5 + n % 4, 2, 5 - n % 4, 8) for n in range(12)}
     candidate = {video: Counts(c.tp - 2, c.fp, c.fn + 2, c.tn) for video, c in champion.items()}
-    difference = compare_with_champion(candidate, champion, seed=0, num_bootstrap=300)
-    assert difference.high < 0
-    assert difference == compare_with_champion(candidate, champion, seed=0, num_bootstrap=300)
-    assert not judge(make_evaluation(), make_engines(), PARAMS, difference).promoted
-    assert judge(make_evaluation(), make_engines(), PARAMS, compare_with_champion(champion, candidate, 0, 300)).promoted
+    worse = compare_with_champion(candidate, champion, seed=0)
+    assert (worse.p_value, worse.num_differing) == (1, 12)
+    assert worse == compare_with_champion(candidate, champion, seed=0)
+    assert not judge(make_evaluation(), make_engines(), PARAMS, worse).promoted
+    assert judge(make_evaluation(), make_engines(), PARAMS, compare_with_champion(champion, candidate, 0)).promoted
+    assert not judge(make_evaluation(), make_engines(), PARAMS, compare_with_champion(champion, champion, 0)).promoted
     with pytest.raises(ModelError, match="only the second has v11"):
-        compare_with_champion({v: c for v, c in candidate.items() if v != "v11"}, champion, seed=0, num_bootstrap=300)
+        compare_with_champion({v: c for v, c in candidate.items() if v != "v11"}, champion, seed=0)
+
+
+@pytest.mark.parametrize("num_videos", [1, 3, 5])
+def test_no_gain_however_large_is_shown_by_a_handful_of_videos(num_videos: int) -> None:
+    best = {f"v{n}": Counts(20, 0, 0, 20 + n) for n in range(num_videos)}
+    none = {video: Counts(0, 0, 20, c.tn) for video, c in best.items()}
+    assert not champion_line(compare_with_champion(best, none, 0), PARAMS).passed
+
+
+def test_a_test_split_without_a_highlight_cannot_show_an_improvement() -> None:
+    quiet = {f"v{n}": Counts(0, 0, 0, 20) for n in range(9)}
+    noisy = {video: Counts(0, 5, 0, 15) for video in quiet}
+    line = champion_line(compare_with_champion(quiet, noisy, 0), PARAMS)
+    assert (line.passed, line.value) == (False, None)
+    assert "is missing, but it must be at most 0.0250" in line.text
 
 
 def run_gate(folder: Path, evaluation: Evaluation, engines: dict[str, Any]) -> Path:
@@ -286,7 +404,8 @@ def test_shell_writes_a_refusal_and_ends_well(tmp_path: Path) -> None:
     assert verdict.text.startswith(
         "refused: min_f1: F1 of the compiled engine on test is 0.6500, but it must be at least 0.7000"
     )
-    assert read_json(out / "metrics.json") == {"promoted": 0, "num_refusals": 1}
+    # One test video: no improvement can be shown, and null says so.
+    assert read_json(out / "metrics.json") == {"promoted": 0, "num_refusals": 1, "detectable_f1": None}
 
 
 def test_shell_writes_a_promotion(tmp_path: Path) -> None:

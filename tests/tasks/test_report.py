@@ -259,13 +259,16 @@ def test_hostile_names_and_reasons_stay_text(build: Path) -> None:
 
 
 def test_page_says_everything(build: Path) -> None:
-    html, _ = run_report(build)
+    html, card = run_report(build)
     text = Page(html).text
     verdict = Verdict.from_json(read_json(build / "gate" / "verdict.json"))
     assert verdict.promoted
     assert "This model may be served" in text
     for line in verdict.lines:
         assert line.text[1:] in text
+    assert verdict.resolution is not None
+    assert verdict.resolution.text[1:] in text
+    assert verdict.resolution.text[1:] in card
     evaluation = Evaluation.from_json(read_json(build / "evaluate" / "evaluation.json"))
     for row in evaluation.rows:
         assert PLAIN_NAMES[row.name] in text
