@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
+import h5py
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from models.errors import AnnotationError, DataError, MissingExtra, ShapeError
+from models.errors import AnnotationError, DataError, ShapeError
 from models.importance import Importance
 from tasks.annotations import (
     HIGHLIGHT_FRACTION,
@@ -88,8 +89,7 @@ class _TvsumEntry(BaseModel):
 def read_labels(path: Path) -> LabelFile:
     """Return the labels in `path`.
 
-    Raises DataError where the file is missing, is in no known format or labels nothing, MissingExtra for HDF5 without
-    h5py.
+    Raises DataError where the file is missing, is in no known format or labels nothing.
     """
     try:
         with path.open("rb") as file:
@@ -138,12 +138,6 @@ def _from_tvsum(entry: _TvsumEntry) -> Entry:
 
 
 def _read_hdf5(path: Path) -> Annotations:
-    try:
-        import h5py
-    except ImportError:
-        raise MissingExtra(
-            f"{path}: HDF5 needs h5py; pip install 'herdlight[hdf5]', or name the labels as JSON"
-        ) from None
     entries, problems = {}, {}
     try:
         with h5py.File(path, "r") as file:

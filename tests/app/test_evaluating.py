@@ -189,7 +189,6 @@ def test_paths_that_are_not_there_are_named(folder: Path, served_folder: Path) -
 
 
 def test_tvsum_as_it_is(shared: Path, tmp_path: Path, served_folder: Path) -> None:
-    pytest.importorskip("h5py")
     source = shared / "data" / "tvsum"
     (tmp_path / "v").mkdir()
     for name in ("37rzWOQsNIw", "91IHQYk1IQM"):

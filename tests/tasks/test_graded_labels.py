@@ -2,17 +2,17 @@
 
 import json
 import math
-import sys
 import unicodedata
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.errors import AnnotationError, DataError, MissingExtra
+from models.errors import AnnotationError, DataError
 from models.importance import importance_of
 from models.spans import Span
 from tasks.graded_labels import LabelFile, labels_of, match_labels, read_labels
@@ -77,7 +77,6 @@ def test_tvsum_json(tmp_path: Path) -> None:
 
 
 def test_hdf5(tmp_path: Path) -> None:
-    h5py = pytest.importorskip("h5py")
     path = tmp_path / "labels.bin"
     scores = np.array([[1, 2], [5, 5], [np.nan, 1]])
     with h5py.File(path, "w") as file:
@@ -109,7 +108,6 @@ def test_hdf5(tmp_path: Path) -> None:
 
 
 def test_tvsum_itself_in_both_files(shared: Path) -> None:
-    pytest.importorskip("h5py")
     folder = shared / "data" / "tvsum"
     each, mean = read_labels(folder / "tvsum_2s.h5"), read_labels(folder / "labels.json")
     assert each.names == mean.names
@@ -120,13 +118,6 @@ def test_tvsum_itself_in_both_files(shared: Path) -> None:
         assert known is not None
         assert graded.num_annotators == 20
         np.testing.assert_allclose(graded.mean_S, known.mean_S, atol=0.006)
-
-
-def test_hdf5_without_h5py_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "h5py", None)
-    (tmp_path / "a.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
-    with pytest.raises(MissingExtra, match=r"pip install 'herdlight\[hdf5\]'"):
-        read_labels(tmp_path / "a.h5")
 
 
 @pytest.mark.parametrize(
