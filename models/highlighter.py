@@ -19,6 +19,7 @@ from models.calibration import NO_CALIBRATION, Calibration
 from models.encoder import EncoderSpec, load_weights, save_weights
 from models.errors import ModelError, ShapeError
 from models.files import read_json, replacing_folder, write_json
+from models.multiscale import MultiScaleHead
 from models.temporal import HighlightHead, TemporalKind
 from models.tower import Tower
 from models.video import Sampling
@@ -43,6 +44,7 @@ class HighlighterSpec:
     min_duration_s:  shortest highlight given, seconds
     merge_gap_s:     highlights at most this far apart become one, seconds
     calibration:     curve from logit to score, fitted on val; none in models from before there was one
+    num_members:     committee of a multiscale head, at least 1
     """
 
     encoder: EncoderSpec
@@ -55,12 +57,15 @@ class HighlighterSpec:
     min_duration_s: float = 0.0
     merge_gap_s: float = 0.0
     calibration: Calibration = NO_CALIBRATION
+    num_members: int = 1
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
             raise ShapeError(f"highlighter: threshold {self.threshold} must lie in [0, 1]")
         if self.window < 1:
             raise ShapeError(f"highlighter: window {self.window} must be at least 1 frame")
+        if self.num_members < 1:
+            raise ShapeError(f"highlighter: {self.num_members} members, must be at least 1")
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as a JSON object."""
@@ -85,7 +90,7 @@ class Highlighter(nn.Module):
     def __init__(self, spec: HighlighterSpec, visual: nn.Module | None = None) -> None:
         super().__init__()
         self.tower = Tower(spec.encoder, spec.unfreeze_blocks, visual)
-        self.head = HighlightHead(spec.encoder.embed_dim, spec.hidden_dim, spec.temporal)
+        self.head = build_head(spec)
 
     def tail(self, tokens_NLD: Tensor) -> Tensor:
         """Return embeddings [N, E] of stored tokens [N, L, D]."""
@@ -98,8 +103,10 @@ class Highlighter(nn.Module):
         return logits_BT
 
 
-def build_head(spec: HighlighterSpec) -> HighlightHead:
+def build_head(spec: HighlighterSpec) -> HighlightHead | MultiScaleHead:
     """Return the head of a spec with fresh weights: what serving needs beside an engine."""
+    if spec.temporal == "multiscale":
+        return MultiScaleHead(spec.encoder.embed_dim, spec.hidden_dim, spec.num_members)
     return HighlightHead(spec.encoder.embed_dim, spec.hidden_dim, spec.temporal)
 
 
