@@ -22,6 +22,7 @@ _FADES_S = (10.0, 40.0)  # how fast the nearness of the window's two ends fades
 _NUM_POSITIONS = 2 + 2 * len(_FADES_S)
 _INPUT_NOISE, _INPUT_DROPOUT, _HIDDEN_DROPOUT = 0.3, 0.2, 0.5
 _LARGEST = 4.0  # features are cut at so many standard deviations
+_SMALLEST_DEVIATION = 0.02  # of motion and position: one that is the same everywhere is not to be blown up
 # Weights of the groups of features: what is seen, its surroundings (two of them), its change, motion and position.
 _GROUP_WEIGHTS = (1.0, 0.7, 0.7, 0.7, 0.5, 0.3)
 
@@ -105,7 +106,7 @@ class MultiScaleHead(nn.Module):
         means, scales = [], []
         for index, part_ND in enumerate(torch.split(rows_NF, list(self.sizes), dim=1)):
             is_components = index < 4  # one scale for all: small components are small for a reason
-            deviation = part_ND.std() if is_components else part_ND.std(dim=0)
+            deviation = part_ND.std() if is_components else part_ND.std(dim=0).clamp_min(_SMALLEST_DEVIATION)
             means.append(part_ND.mean(dim=0))
             scales.append((deviation + 1e-6).expand(part_ND.shape[1]))
         self.shift_F.copy_(torch.cat(means))
