@@ -187,7 +187,8 @@ def fit(
     model.train()
     loop = _Loop(model, val, window, params, keep)
     best = ModelCheckpoint(
-        folder, filename="best", monitor="val_average_precision", mode="max", save_last=True,
+        folder, filename="best", monitor="val_average_precision" if params.keep == "best" else None, mode="max",
+        save_last=True,
         enable_version_counter=False, save_on_train_epoch_end=True,
     )  # fmt: skip
     best.FILE_EXTENSION = ""

@@ -11,6 +11,7 @@ frame rate is no special case. Knows windows, not videos: in a video longer than
 the window.
 """
 
+import contextlib
 from collections.abc import Sequence
 
 import torch
@@ -27,19 +28,34 @@ _SMALLEST_DEVIATION = 0.02  # of motion and position: one that is the same every
 _GROUP_WEIGHTS = (1.0, 0.7, 0.7, 0.7, 0.5, 0.3)
 
 
-def mean_around(x_BTD: Tensor, times_s_BT: Tensor, mask_BT: Tensor, radius_s: float) -> Tensor:
-    """Return [B, T, D]: the mean over the real frames at most `radius_s` seconds away, at least the frame itself.
+class RunningSums:
+    """Sums over the frames of each window, from which the mean around every frame is two look-ups.
 
-    times_s_BT: rising within each window; mask_BT: True where a frame is real, padding at the end
+    x_BTD:      what is averaged
+    times_s_BT: seconds, rising within each window
+    mask_BT:    True where a frame is real, padding at the end
     """
-    weight_BT1 = mask_BT[..., None].to(x_BTD.dtype)
-    sums = torch.cumsum(torch.cat([x_BTD * weight_BT1, weight_BT1], dim=-1).double(), dim=1)
-    sums = nn.functional.pad(sums, (0, 0, 1, 0))
-    first_BT = torch.searchsorted(times_s_BT, times_s_BT - radius_s, right=False)
-    last_BT = torch.searchsorted(times_s_BT, times_s_BT + radius_s, right=True)
-    index = [edge_BT[..., None].expand(-1, -1, sums.shape[-1]) for edge_BT in (first_BT, last_BT)]
-    total = sums.gather(1, index[1]) - sums.gather(1, index[0])
-    return (total[..., :-1] / total[..., -1:].clamp_min(1.0)).to(x_BTD.dtype)
+
+    def __init__(self, x_BTD: Tensor, times_s_BT: Tensor, mask_BT: Tensor) -> None:
+        weight_BT1 = mask_BT[..., None].to(x_BTD.dtype)
+        sums = torch.cumsum(torch.cat([x_BTD * weight_BT1, weight_BT1], dim=-1), dim=1)
+        self.sums_BTD = nn.functional.pad(sums, (0, 0, 1, 0))
+        self.times_s_BT = times_s_BT
+
+    def mean_around(self, radius_s: float) -> Tensor:
+        """Return [B, T, D]: the mean over the real frames at most `radius_s` seconds away, the frame itself too."""
+        last_BT = torch.searchsorted(self.times_s_BT, self.times_s_BT + radius_s, right=True)
+        first_BT = torch.searchsorted(self.times_s_BT, self.times_s_BT - radius_s, right=False)
+        total_BTD = self._up_to(last_BT) - self._up_to(first_BT)
+        return total_BTD[..., :-1] / total_BTD[..., -1:].clamp_min(1.0)
+
+    def _up_to(self, index_BT: Tensor) -> Tensor:
+        return torch.stack([sums_TD[index_T] for sums_TD, index_T in zip(self.sums_BTD, index_BT, strict=True)])
+
+
+def mean_around(x_BTD: Tensor, times_s_BT: Tensor, mask_BT: Tensor, radius_s: float) -> Tensor:
+    """Return [B, T, D]: the mean around each frame, see RunningSums."""
+    return RunningSums(x_BTD, times_s_BT, mask_BT).mean_around(radius_s)
 
 
 def _standardised(x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
@@ -88,10 +104,11 @@ class MultiScaleHead(nn.Module):
 
         videos: embeddings [T, E] and seconds [T] of each, at least one
         """
-        described = [self._seen(x_TE[None], t_T[None].float(), _all_real(t_T)) for x_TE, t_T in videos]
+        units = ((nn.functional.normalize(x_TE.float(), dim=-1), t_T) for x_TE, t_T in videos)
+        described = [self._seen(unit_TE[None], t_T[None].float(), _all_real(t_T)) for unit_TE, t_T in units]
         for name, mean, parts in (
-            ("picture_EK", self.mean_E, [picture[0] for picture, _ in described]),
-            ("change_EC", self.change_mean_E, [change[0] for _, change in described]),
+            ("picture_EK", self.mean_E, [picture_1TE[0] for picture_1TE, _, _ in described]),
+            ("change_EC", self.change_mean_E, [change_1TE[0] for _, change_1TE, _ in described]),
         ):
             rows_NE = torch.cat(parts).double()
             mean.copy_(rows_NE.mean(dim=0))
@@ -112,30 +129,36 @@ class MultiScaleHead(nn.Module):
         self.shift_F.copy_(torch.cat(means))
         self.scale_F.copy_(torch.cat(scales))
 
-    def _seen(self, x_BTE: Tensor, times_s_BT: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the picture and its change around each frame, both [B, T, E] of unit length."""
-        x_BTE = nn.functional.normalize(x_BTE.float(), dim=-1)
-        around_BTE = mean_around(x_BTE, times_s_BT, mask_BT, RADII_S[0])
-        spread_BTE = (mean_around(x_BTE**2, times_s_BT, mask_BT, RADII_S[0]) - around_BTE**2).clamp_min(0).sqrt()
-        return nn.functional.normalize(around_BTE, dim=-1), nn.functional.normalize(spread_BTE, dim=-1)
+    def _seen(self, unit_BTE: Tensor, times_s_BT: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return picture and change around each frame, of unit length, and the distance to the surroundings.
+
+        unit_BTE: embeddings of unit length
+        [B, T, E], [B, T, E] and [B, T, 1]
+        """
+        sums = RunningSums(torch.cat([unit_BTE, unit_BTE**2], dim=-1), times_s_BT, mask_BT)
+        around_BTE, squares_BTE = sums.mean_around(RADII_S[0]).tensor_split(2, dim=-1)
+        spread_BTE = (squares_BTE - around_BTE**2).clamp_min(0).sqrt()
+        near_BTE = sums.mean_around(2 * RADII_S[0])[..., : unit_BTE.shape[-1]]
+        away_BT1 = (unit_BTE - near_BTE).square().sum(dim=-1, keepdim=True)
+        normalize = nn.functional.normalize
+        return normalize(around_BTE, dim=-1), normalize(spread_BTE, dim=-1), away_BT1
 
     def _measured(self, x_BTE: Tensor, times_s_BT: Tensor, mask_BT: Tensor) -> Tensor:
         """Return the features of each frame [B, T, F] as they are measured, group after group."""
-        picture_BTE, change_BTE = self._seen(x_BTE, times_s_BT, mask_BT)
+        unit_BTE = nn.functional.normalize(x_BTE.float(), dim=-1)
+        picture_BTE, change_BTE, away_BT1 = self._seen(unit_BTE, times_s_BT, mask_BT)
         seen_BTK = (picture_BTE - self.mean_E) @ self.picture_EK
         weight_BT1 = mask_BT[..., None].to(seen_BTK.dtype)
         whole_B1K = (seen_BTK * weight_BT1).sum(dim=1, keepdim=True) / weight_BT1.sum(dim=1, keepdim=True)
-        unit_BTE = nn.functional.normalize(x_BTE.float(), dim=-1)
         step_BT1 = torch.diff(unit_BTE, dim=1, prepend=unit_BTE[:, :1]).square().sum(dim=-1, keepdim=True)
-        near_BTE = mean_around(unit_BTE, times_s_BT, mask_BT, 2 * RADII_S[0])
-        away_BT1 = (unit_BTE - near_BTE).square().sum(dim=-1, keepdim=True)
         motion_BT2 = _standardised(torch.log1p(100 * torch.cat([step_BT1, away_BT1], dim=-1)), mask_BT)
+        motion = RunningSums(motion_BT2, times_s_BT, mask_BT)
         parts = (
             seen_BTK,
             mean_around(seen_BTK, times_s_BT, mask_BT, RADII_S[1]),
             whole_B1K.expand_as(seen_BTK),
             (change_BTE - self.change_mean_E) @ self.change_EC,
-            torch.cat([mean_around(motion_BT2, times_s_BT, mask_BT, radius) for radius in RADII_S], dim=-1),
+            torch.cat([motion.mean_around(radius) for radius in RADII_S], dim=-1),
             _positions(times_s_BT, mask_BT),
         )
         return torch.cat(parts, dim=-1)
@@ -154,18 +177,23 @@ class MultiScaleHead(nn.Module):
         In training the members' own, [M * B, T], one member's windows after the other's: each has noise and dropout of
         its own and is held against the truth by itself.
         """
-        described_BTF = self._describe(features_BTE, times_s_BT.contiguous(), mask_BT)
-        x_MNF = described_BTF.flatten(0, 1).expand(self.inner_MFH.shape[0], -1, -1)
+        with torch.no_grad() if not features_BTE.requires_grad else contextlib.nullcontext():
+            described_BTF = self._describe(features_BTE, times_s_BT.contiguous(), mask_BT)
+        x_NF, inner_MFH, outer_MH1 = described_BTF.flatten(0, 1), self.inner_MFH, self.outer_MH1
         if self.training:
-            kept_M1F = torch.rand_like(x_MNF[:, :1]) > _INPUT_DROPOUT
-            x_MNF = (x_MNF + _INPUT_NOISE * torch.randn_like(x_MNF)) * kept_M1F / (1 - _INPUT_DROPOUT)
-        hidden_MNH = nn.functional.gelu(x_MNF @ self.inner_MFH + self.inner_M1H)
-        if self.training:
-            kept_M1H = torch.rand_like(hidden_MNH[:, :1]) > _HIDDEN_DROPOUT
-            hidden_MNH = hidden_MNH * kept_M1H / (1 - _HIDDEN_DROPOUT)
-        votes_MBT = torch.unflatten((hidden_MNH @ self.outer_MH1).squeeze(-1), 1, times_s_BT.shape)
+            # Dropping a feature or a hidden unit is dropping its weights; the noise is the committee's.
+            x_NF = x_NF + _INPUT_NOISE * torch.randn_like(x_NF)
+            inner_MFH = inner_MFH * _kept(inner_MFH[..., :1], _INPUT_DROPOUT)
+            outer_MH1 = outer_MH1 * _kept(outer_MH1, _HIDDEN_DROPOUT)
+        hidden_MNH = nn.functional.gelu(x_NF @ inner_MFH + self.inner_M1H)
+        votes_MBT = torch.unflatten((hidden_MNH @ outer_MH1).squeeze(-1), 1, times_s_BT.shape)
         logits: Tensor = self.bias_1 + (votes_MBT.flatten(0, 1) if self.training else votes_MBT.mean(dim=0))
         return logits
+
+
+def _kept(like: Tensor, dropped: float) -> Tensor:
+    """Return 0 for the share `dropped` that is dropped, else what keeps the mean."""
+    return (torch.rand_like(like) > dropped) / (1 - dropped)
 
 
 def _all_real(times_s_T: Tensor) -> Tensor:

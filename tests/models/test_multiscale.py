@@ -67,7 +67,8 @@ def test_components_are_the_principal_ones_and_the_same_in_two_runs() -> None:
     gram = heads[0].picture_EK.T @ heads[0].picture_EK
     torch.testing.assert_close(gram, torch.eye(8), atol=1e-5, rtol=0)
     mask = torch.ones(1, 30, dtype=torch.bool)
-    seen = [heads[0]._seen(x[None], t[None].float(), mask)[0][0] for x, t in videos]
+    unit = torch.nn.functional.normalize
+    seen = [heads[0]._seen(unit(x, dim=-1)[None], t[None].float(), mask)[0][0] for x, t in videos]
     rows = torch.cat(seen)
     spread = ((rows - rows.mean(dim=0)) @ heads[0].picture_EK).var(dim=0)
     assert torch.all(spread[:-1] >= spread[1:] - 1e-7)
