@@ -1,4 +1,4 @@
-"""The `herdlight` command: scoring footage, training, the gate, and what this machine can do.
+"""The `herdlight` command: scoring footage, measuring a model, training, the gate, and what this machine can do.
 
 Exit status: 0 done, 1 could not be done (one line on standard error says why), 2 the command line is not understood,
 130 interrupted. Light to import: what needs torch, MLflow or Prefect is imported by the command that needs it, and
@@ -63,6 +63,44 @@ def score(
 
         if not score_footage(paths, out, model, threshold, force=force).scored:
             raise DataError(f"none of the videos could be scored; {out / 'rejected.json'} says why for each")
+
+
+@app.command()
+def evaluate(
+    videos: Annotated[Path, typer.Option(help="Folder with the videos, at any depth.")],
+    labels: Annotated[
+        Path,
+        typer.Option(
+            help="What people say of them: herdlight's annotations.json, TVSum's labels.json, or HDF5 with a group for "
+            "each video and user_scores [shots, annotators] in it. Named by path or by stem of the video."
+        ),
+    ],
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A model of the registry (models:/NAME@ALIAS, runs:/RUN_ID/model) or a folder with a served model or "
+            f"an ensemble; several are averaged. By default {DEFAULT_MODEL}."
+        ),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="Folder for evaluation.json and videos.csv; made where it is missing.")
+    ] = Path("evaluation"),
+    num_bootstrap: Annotated[
+        int, typer.Option(min=100, max=100_000, help="Draws of whole videos behind every interval.")
+    ] = 1000,
+) -> None:
+    """Measure a model on a folder of labelled videos that it was not trained on.
+
+    Prints rank correlation with each annotator (Kendall's tau-b, Spearman's rho), top-5 mAP and the frame figures,
+    beside random, uniform and human rows. A video that cannot be read or that its labels do not fit is rejected with
+    its reason, and the others go on. The exit status is 0 when at least one video was evaluated, else 1.
+    """
+    with _door():
+        from app.evaluating import evaluate_folder
+        from tasks.evaluate import EvaluateParams
+
+        params = EvaluateParams.model_validate({"num_bootstrap": num_bootstrap})
+        evaluate_folder(model or [DEFAULT_MODEL], videos, labels, out, params)
 
 
 @app.command(context_settings=_PASS_ON)

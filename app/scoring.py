@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from models.errors import DataError, ModelError, RegistryError
+from models.members import is_scorer_folder
 from tasks.footage import list_footage
 from tasks.score import ModelIdentity, ScoreProgress, Scorer, ScoreReport, identify_model, score_videos
 from tasks.timeline import format_time
@@ -22,7 +23,7 @@ def score_footage(paths: list[Path], out: Path, model_uri: str, threshold: float
         if folder.exists() and not folder.is_dir():
             raise DataError(f"{folder}: not a folder; choose another --out")
     model, identity = _load_model(model_uri)
-    with _progress(len(footage)) as on_progress:
+    with scoring_progress(len(footage)) as on_progress:
         report = score_videos(model, identity, footage, out, threshold=threshold, force=force, on_progress=on_progress)
     print_report(report, out, Console())
     return report
@@ -30,15 +31,23 @@ def score_footage(paths: list[Path], out: Path, model_uri: str, threshold: float
 
 def _load_model(model_uri: str) -> tuple[Scorer, ModelIdentity]:
     """Return the model that `model_uri` names. Raises RegistryError that says how to get one where there is none."""
-    if not model_uri.startswith("models:"):
-        folder, version = Path(model_uri), ""
-        if not (folder / "model.json").is_file():
-            raise ModelError(f"{folder}: no served model there; build/compile/model is one after `make run`")
-    else:
-        folder, version = _from_registry(model_uri)
-    from models.served import load_served  # torch takes seconds to import; mistyped paths are told before
+    folder, version = find_model(model_uri)
+    from models.ensemble import load_scorer  # torch takes seconds to import; mistyped paths are told before
 
-    return load_served(folder), identify_model(folder, model_uri, version)
+    return load_scorer(folder), identify_model(folder, model_uri, version)
+
+
+def find_model(model_uri: str) -> tuple[Path, str]:
+    """Return the folder of the model that `model_uri` names, and its registry version, "" for a folder.
+
+    Raises ModelError for a folder that holds none, RegistryError as in `tasks.model_uri`.
+    """
+    if not model_uri.startswith(("models:", "runs:")):
+        folder = Path(model_uri)
+        if not is_scorer_folder(folder):
+            raise ModelError(f"{folder}: no served model there; build/compile/model is one after `make run`")
+        return folder, ""
+    return _from_registry(model_uri)
 
 
 def _from_registry(model_uri: str) -> tuple[Path, str]:
@@ -60,7 +69,7 @@ def _from_registry(model_uri: str) -> tuple[Path, str]:
 
 
 @contextmanager
-def _progress(num_videos: int) -> Iterator[Callable[[ScoreProgress], None]]:
+def scoring_progress(num_videos: int) -> Iterator[Callable[[ScoreProgress], None]]:
     """Show one bar over all videos on standard error, with the name of the one in hand."""
     columns = (
         TextColumn("{task.fields[place]}"),

@@ -114,12 +114,13 @@ def ladder_table(evaluation: Evaluation) -> Table:
     table.add_column("precision", justify="right")
     table.add_column("recall", justify="right")
     table.add_column("average precision", justify="right")
+    table.add_column("segment mAP", justify="right")
     for row in evaluation.rows:
         table.add_row(
             _TITLES.get(row.name, row.name),
             _figure(row.f1.value),
             _interval(row.f1),
-            *(_figure(row.metrics[name].value) for name in ("precision", "recall", "average_precision")),
+            *(_figure(row.metrics[name].value) for name in ("precision", "recall", "average_precision", "segment_map")),
             style="bold" if row.name == "compiled" else ("dim" if row.threshold is None else ""),
         )
     return table

@@ -31,6 +31,8 @@ from tasks.mlflow_store import Metric, MlflowClient, MlflowException, Param, Run
 _MAX_METRICS = 1000
 _MAX_PARAMS = 100
 _MAX_VALUE_CHARS = 6000
+# MLflow's pages show an experiment of this kind as model training; without it they open on traces of language models.
+_KIND = {"mlflow.experimentKind": "custom_model_development"}
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ class Tracker:
             self.client.log_dict(self.run_id, verdict.to_json(), "verdict.json")
             self.client.set_tag(self.run_id, "verdict", "promoted" if verdict.promoted else "refused")
             self.client.set_tag(self.run_id, "verdict_text", verdict.text[:_MAX_VALUE_CHARS])
+            self.client.set_tag(self.run_id, "mlflow.note.content", describe_verdict(verdict))
 
     def log_files(self, names: Iterable[str]) -> None:
         """Keep files of the repository with the parent run, those that are there."""
@@ -169,7 +172,7 @@ def _experiment(client: MlflowClient, settings: Settings) -> str:
     database = sqlite_path(settings.tracking_uri)
     location = None if database is None else (database.resolve().parent / "artifacts").as_uri()
     try:
-        return str(client.create_experiment(settings.experiment, artifact_location=location))
+        return str(client.create_experiment(settings.experiment, artifact_location=location, tags=_KIND))
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another flow run was quicker
             raise
@@ -189,6 +192,13 @@ def _provenance(root: Path) -> dict[str, str]:
     if (root / "dvc.lock").is_file():
         tags["dvc_lock_hash"] = hash_file(root / "dvc.lock")
     return tags
+
+
+def describe_verdict(verdict: Verdict) -> str:
+    """Return the verdict as Markdown, a line for each rule: what MLflow shows as a run's description."""
+    head = "**Promoted**" if verdict.promoted else "**Refused**"
+    lines = [f"- {'passed' if line.passed else '**failed**'}: {line.text}" for line in verdict.lines]
+    return "\n".join([f"{head}. The report is among the artifacts.", "", *lines])
 
 
 def git_commit(root: Path) -> str:

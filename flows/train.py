@@ -21,6 +21,7 @@ from prefect.states import Completed
 from flows.champion import EVALUATION_FILE, TEST_SET_FILE, champion_counts, hash_test_set, read_test_frames
 from flows.dag import PARAMS_FILE, Dag, load_dag
 from flows.dvc import Outcome, run_stage
+from flows.judged_report import compare_by_video, judged_page, write_judged
 from flows.registry import CHAMPION, ModelVersion, Registry
 from flows.settings import Settings
 from flows.stage_files import StageRecord, add_totals, data_hash, read_params_file, read_stage
@@ -40,7 +41,8 @@ from tasks.shell import one_line_errors, quiet_environment, terminate_as_interru
 
 # A DAG with these stages ends in a model to judge; any other ends with its last stage.
 _CANDIDATE_STAGES = ("compile", "evaluate")
-_PARENT_FILES = ("build/evaluate/evaluation.json", "build/report/report.html", "build/report/model_card.md", "dvc.lock")
+_PARENT_FILES = ("build/evaluate/evaluation.json", "dvc.lock")
+_PARENT_PAGES = ("report.html", "model_card.md")
 logger = logging.getLogger(__name__)
 
 
@@ -94,15 +96,19 @@ def judge_candidate(settings: Settings) -> Verdict:
     evaluation = read_evaluation(settings)
     champion = Registry(client, settings).alias(CHAMPION)
     is_champion = champion is not None and champion.model_hash == _model_hash(settings)
-    improvement = None
-    if champion is not None and not is_champion:
-        counts = champion_counts(settings, champion, evaluation, read_test_frames(settings), get_run_logger().info)
-        improvement = compare_with_champion(evaluation.video_counts[SERVED], counts, evaluation.seed)
+    improvement = comparison = None
+    if champion is not None:
+        counts = candidate = evaluation.video_counts[SERVED]
+        if not is_champion:
+            counts = champion_counts(settings, champion, evaluation, read_test_frames(settings), get_run_logger().info)
+            improvement = compare_with_champion(candidate, counts, evaluation.seed)
+        comparison = compare_by_video(f"{champion.name} version {champion.version}", evaluation, counts)
     engines = read_json(settings.build / "compile" / "engines.json")
     gate = load_section(settings.root / PARAMS_FILE, "gate", GateParams)
     verdict = judge(evaluation, engines, gate, improvement, is_champion=is_champion)
     for line in verdict.lines:
         get_run_logger().log(logging.INFO if line.passed else logging.ERROR, "%s: %s", line.name, line.text)
+    write_judged(settings, verdict, comparison)
     if verdict.resolution is not None:
         get_run_logger().log(
             logging.WARNING if verdict.resolution.is_too_small else logging.INFO, "%s", verdict.resolution.text
@@ -169,7 +175,8 @@ def _conclude(dag: Dag, records: Sequence[StageRecord], tracker: Tracker) -> Run
         if verdict.promoted:
             promote_candidate(settings, version, return_state=True).result()
     tracker.log_result(totals, evaluation, tags)
-    tracker.log_files(_PARENT_FILES)
+    pages = [judged_page(settings, name).relative_to(settings.root).as_posix() for name in _PARENT_PAGES]
+    tracker.log_files([*_PARENT_FILES, *pages])
     return RunSummary(
         run_id=tracker.run_id,
         tracking_uri=settings.tracking_uri,
@@ -192,7 +199,7 @@ def _write_evidence(settings: Settings, verdict: Verdict, folder: Path) -> dict[
     evidence = {
         "evaluation": settings.build / "evaluate" / EVALUATION_FILE,
         "engines": settings.build / "compile" / "engines.json",
-        "model_card": settings.build / "report" / "model_card.md",
+        "model_card": judged_page(settings, "model_card.md"),
         "test_set": folder / TEST_SET_FILE,
         "verdict": folder / "verdict.json",
     }

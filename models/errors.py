@@ -11,6 +11,7 @@
     ├── ModelError             stored weights do not fit what reads them
     │   ├── WeightsUnavailable named weights are not on this machine and cannot be had
     │   └── EngineError        an engine cannot be built, loaded or run
+    │       └── EngineNotPossible  there is no such engine of this kind of tower
     ├── MissingExtra           an optional package is not installed
     ├── StageFailed            a DVC stage ended with an error
     ├── GateRefused            the candidate did not clear the gate
@@ -63,6 +64,10 @@ class WeightsUnavailable(ModelError):
 
 class EngineError(ModelError):
     """An inference engine cannot be built, loaded or run on this machine."""
+
+
+class EngineNotPossible(EngineError):
+    """There is no engine of this name for this kind of tower, anywhere."""
 
 
 class MissingExtra(HerdlightError):

@@ -6,7 +6,7 @@ again: missing, null and NaN are the same thing here, and none of them is a numb
 
 import math
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 from models.bootstrap import PairedDifference
@@ -16,8 +16,9 @@ from models.metrics import Counts
 # The ladder, from the model that needs no labels to the one that is served, and what anything must beat.
 MODEL_NAMES = ("zero_shot", "fine_tuned", "pruned", "compiled")
 TRIVIAL_NAMES = ("all_positive", "random", "uniform")
-METRIC_NAMES = ("precision", "recall", "f1", "accuracy", "average_precision", "roc_auc", "ece")
+METRIC_NAMES = ("precision", "recall", "f1", "accuracy", "average_precision", "roc_auc", "ece", "segment_map")
 SERVED = "compiled"
+OPTIONAL = "zero_shot"  # an encoder without a text tower has no such row
 
 
 @dataclass(frozen=True)
@@ -45,16 +46,18 @@ UNDEFINED = Estimate(math.nan, math.nan, math.nan)
 class Row:
     """One line of the ladder.
 
-    name:      of MODEL_NAMES or TRIVIAL_NAMES
-    threshold: chosen on val; None for a trivial row, which has none
-    counts:    frames of the test split; fractions where they are expectations
-    metrics:   one Estimate for each of METRIC_NAMES
+    name:       of MODEL_NAMES or TRIVIAL_NAMES
+    threshold:  chosen on val; None for a trivial row, which has none
+    counts:     frames of the test split; fractions where they are expectations
+    metrics:    one Estimate for each of METRIC_NAMES
+    segment_ap: average precision of whole highlights by temporal IoU, "0.5" to "0.95", whose mean is `segment_map`
     """
 
     name: str
     threshold: float | None
     counts: Counts
     metrics: Mapping[str, Estimate]
+    segment_ap: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def f1(self) -> Estimate:
@@ -148,6 +151,7 @@ class Evaluation:
                     "threshold": row.threshold,
                     "counts": dict(zip(("tp", "fp", "fn", "tn"), astuple(row.counts), strict=True)),
                     **{name: _estimate_json(estimate) for name, estimate in row.metrics.items()},
+                    "segment_ap": {iou: _number(value) for iou, value in row.segment_ap.items()},
                 }
                 for row in self.rows
             ],
@@ -195,6 +199,7 @@ def _evaluation_of(value: Mapping[str, Any]) -> Evaluation:
                 threshold=row["threshold"],
                 counts=Counts(**row["counts"]),
                 metrics={name: _estimate_of(row.get(name)) for name in METRIC_NAMES},
+                segment_ap={iou: _float(value) for iou, value in row.get("segment_ap", {}).items()},
             )
             for row in value["rows"]
         ),

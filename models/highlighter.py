@@ -15,9 +15,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from models.calibration import NO_CALIBRATION, Calibration
 from models.encoder import EncoderSpec, load_weights, save_weights
 from models.errors import ModelError, ShapeError
 from models.files import read_json, replacing_folder, write_json
+from models.multiscale import MultiScaleHead
 from models.temporal import HighlightHead, TemporalKind
 from models.tower import Tower
 from models.video import Sampling
@@ -38,9 +40,11 @@ class HighlighterSpec:
     temporal:        kind of the head's temporal encoder
     hidden_dim:      width of the head
     window:          frames that the head sees at once, at least 1
-    threshold:       score from which a frame is a highlight, chosen on val, 0 to 1
+    threshold:       score from which a frame is a highlight, a calibrated probability chosen on val, 0 to 1
     min_duration_s:  shortest highlight given, seconds
     merge_gap_s:     highlights at most this far apart become one, seconds
+    calibration:     curve from logit to score, fitted on val; none in models from before there was one
+    num_members:     committee of a multiscale head, at least 1
     """
 
     encoder: EncoderSpec
@@ -52,16 +56,21 @@ class HighlighterSpec:
     threshold: float = 0.5
     min_duration_s: float = 0.0
     merge_gap_s: float = 0.0
+    calibration: Calibration = NO_CALIBRATION
+    num_members: int = 1
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
             raise ShapeError(f"highlighter: threshold {self.threshold} must lie in [0, 1]")
         if self.window < 1:
             raise ShapeError(f"highlighter: window {self.window} must be at least 1 frame")
+        if self.num_members < 1:
+            raise ShapeError(f"highlighter: {self.num_members} members, must be at least 1")
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as a JSON object."""
-        return {"format_version": FORMAT_VERSION, **asdict(self), "encoder": self.encoder.to_json()}
+        parts = {"encoder": self.encoder.to_json(), "calibration": self.calibration.to_json()}
+        return {"format_version": FORMAT_VERSION, **asdict(self), **parts}
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> "HighlighterSpec":
@@ -71,6 +80,7 @@ class HighlighterSpec:
             raise ModelError(f"model format {version!r} is not {FORMAT_VERSION}; use the herdlight that wrote it")
         fields["encoder"] = EncoderSpec.from_json(fields["encoder"])
         fields["sampling"] = Sampling(**fields["sampling"])
+        fields["calibration"] = Calibration.from_json(fields.get("calibration"))
         return HighlighterSpec(**fields)
 
 
@@ -80,7 +90,7 @@ class Highlighter(nn.Module):
     def __init__(self, spec: HighlighterSpec, visual: nn.Module | None = None) -> None:
         super().__init__()
         self.tower = Tower(spec.encoder, spec.unfreeze_blocks, visual)
-        self.head = HighlightHead(spec.encoder.embed_dim, spec.hidden_dim, spec.temporal)
+        self.head = build_head(spec)
 
     def tail(self, tokens_NLD: Tensor) -> Tensor:
         """Return embeddings [N, E] of stored tokens [N, L, D]."""
@@ -93,8 +103,10 @@ class Highlighter(nn.Module):
         return logits_BT
 
 
-def build_head(spec: HighlighterSpec) -> HighlightHead:
+def build_head(spec: HighlighterSpec) -> HighlightHead | MultiScaleHead:
     """Return the head of a spec with fresh weights: what serving needs beside an engine."""
+    if spec.temporal == "multiscale":
+        return MultiScaleHead(spec.encoder.embed_dim, spec.hidden_dim, spec.num_members)
     return HighlightHead(spec.encoder.embed_dim, spec.hidden_dim, spec.temporal)
 
 
@@ -129,11 +141,22 @@ def window_starts(num_frames: int, window: int) -> list[int]:
     return [*range(0, num_frames - window, step), num_frames - window]
 
 
-@torch.inference_mode()
 def score_features(
+    head: nn.Module,
+    features_TE: npt.NDArray[np.float32],
+    times_s: npt.NDArray[np.float64],
+    window: int,
+    calibration: Calibration = NO_CALIBRATION,
+) -> npt.NDArray[np.float32]:
+    """Return the probability of highlight of each frame, float32 [T]: the calibrated logit (`score_logits`)."""
+    return calibration.apply(score_logits(head, features_TE, times_s, window))
+
+
+@torch.inference_mode()
+def score_logits(
     head: nn.Module, features_TE: npt.NDArray[np.float32], times_s: npt.NDArray[np.float64], window: int
 ) -> npt.NDArray[np.float32]:
-    """Return the probability of highlight of each frame, float32 [T]; logits of overlapping windows are averaged.
+    """Return the logit of each frame, float32 [T]; logits of overlapping windows are averaged.
 
     features_TE: float32 [T, E]; times_s: float64 [T], seconds. Raises ShapeError where they do not fit.
     """
@@ -150,5 +173,5 @@ def score_features(
         logits_BT = head(features[part_BT], relative_BT, torch.ones_like(part_BT, dtype=torch.bool))
         total.index_add_(0, part_BT.flatten(), logits_BT.float().flatten())
         count.index_add_(0, part_BT.flatten(), torch.ones(part_BT.numel()))
-    scores: npt.NDArray[np.float32] = torch.sigmoid(total / count).numpy()
-    return scores
+    logits: npt.NDArray[np.float32] = (total / count).numpy()
+    return logits

@@ -13,15 +13,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 import models.torchvision_operators  # noqa: F401  # isort: skip  (before lightning)
 import lightning.pytorch as lightning
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 
+from models.calibration import NO_CALIBRATION
 from models.checkpoints import SafeCheckpointIO
-from models.highlighter import Highlighter, score_features
+from models.highlighter import Highlighter, score_logits
+from models.losses import LossKind, loss_of
 from models.metrics import average_precision
 from models.params import Section
 from models.windows import Batch, EpochSampler, LabelledVideo, TokenWindows, collate, read_tokens
@@ -51,23 +53,32 @@ class LoopParams(Section):
     """Largest norm of the gradient."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     """Lightning's name of the arithmetic; the mixed ones are for processors and GPUs that have it."""
+    loss: LossKind = "bce"
+    """What the logits are held against the targets by; see models.losses."""
+    keep: Literal["best", "last"] = "best"
+    """Weights that are kept: of the epoch that was best on val, or of the last one where val is too small to choose."""
     patience: int = Field(default=5, ge=1)
-    """Epochs without a better average precision on val before it stops."""
+    """Epochs without a better average precision on val before it stops; with keep = last it never stops early."""
     speeds: tuple[int, ...] = Field(default=(1, 2), min_length=1)
     """Speeds at which train windows are played, whole factors."""
     seed: int = Field(default=0, ge=0)
     """Of initial weights, order, windows and dropout."""
 
 
-@torch.inference_mode()
 def score_video(model: Highlighter, video: LabelledVideo, window: int) -> npt.NDArray[np.float32]:
-    """Return the probability of highlight of every stored frame, float32 [T], as serving computes it."""
+    """Return the probability of highlight of every stored frame, float32 [T], as serving computes it uncalibrated."""
+    return NO_CALIBRATION.apply(logits_of_video(model, video, window))
+
+
+@torch.inference_mode()
+def logits_of_video(model: Highlighter, video: LabelledVideo, window: int) -> npt.NDArray[np.float32]:
+    """Return the logit of every stored frame, float32 [T], as serving computes it."""
     num_frames = len(video.times_s)
     features = [
         model.tail(read_tokens(video, 0, start, min(start + _FRAMES_AT_ONCE, num_frames)))
         for start in range(0, num_frames, _FRAMES_AT_ONCE)
     ]
-    return score_features(model.head, torch.cat(features).float().numpy(), video.times_s, window)
+    return score_logits(model.head, torch.cat(features).float().numpy(), video.times_s, window)
 
 
 class _Loop(lightning.LightningModule):
@@ -86,7 +97,9 @@ class _Loop(lightning.LightningModule):
 
     def training_step(self, batch: Batch, _index: int) -> Tensor:
         logits_BW = self.model(batch.tokens_BWLD, batch.times_s_BW, batch.mask_BW)
-        loss = nn.functional.binary_cross_entropy_with_logits(logits_BW[batch.mask_BW], batch.labels_BW[batch.mask_BW])
+        num_members = len(logits_BW) // len(batch.mask_BW)  # of a committee, which gives every member's logits
+        targets_BW, mask_BW = batch.targets_BW.repeat(num_members, 1), batch.mask_BW.repeat(num_members, 1)
+        loss = loss_of(self.params.loss, logits_BW, targets_BW, mask_BW)
         count = int(batch.mask_BW.sum())
         self.loss_sum += loss.item() * count
         self.num_frames += count
@@ -160,7 +173,7 @@ def fit(
     callbacks: Sequence[Callback] = (),
     on_epoch: OnEpoch = lambda row: None,
 ) -> list[dict[str, Any]]:
-    """Train `model` in place, leave it with the weights that were best on val, and return a row for each epoch.
+    """Train `model` in place, leave it with the weights that `params.keep` names, and return a row for each epoch.
 
     folder: where checkpoints and TensorBoard files go; a checkpoint found there is resumed
     """
@@ -179,10 +192,11 @@ def fit(
     )  # fmt: skip
     best.FILE_EXTENSION = ""
     stop = EarlyStopping("val_average_precision", mode="max", patience=params.patience, check_on_train_epoch_end=True)
+    ends = [stop] if params.keep == "best" else []
     trainer = lightning.Trainer(
         max_epochs=params.epochs, accumulate_grad_batches=params.accumulate, gradient_clip_val=params.clip_norm,
         precision=params.precision, accelerator="auto", devices=1, plugins=[SafeCheckpointIO()],
-        callbacks=[history, best, stop, *callbacks], deterministic=True,
+        callbacks=[history, best, *ends, *callbacks], deterministic=True,
         logger=lightning.loggers.TensorBoardLogger(folder, name="tensorboard", version=""),
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, log_every_n_steps=1,
     )  # fmt: skip
@@ -190,7 +204,7 @@ def fit(
     loader = DataLoader(windows, params.batch_size, sampler=EpochSampler(windows), collate_fn=collate)
     last = folder / "last"
     trainer.fit(loop, loader, ckpt_path=str(last) if last.is_dir() else None)
-    if best.best_model_path:
+    if best.best_model_path and params.keep == "best":
         loop.load_state_dict(SafeCheckpointIO().load_checkpoint(best.best_model_path)["state_dict"])
     model.eval()
     return history.rows

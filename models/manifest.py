@@ -5,15 +5,16 @@ how a row is probed or validated.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from models.errors import DataError, TooManyRejected
+from models.errors import DataError, ShapeError, TooManyRejected
 from models.files import replacing, write_json
+from models.importance import Importance, importance_of, list_scores
 from models.spans import Span
 
 SPLITS = ("train", "val", "test")
@@ -41,6 +42,7 @@ class VideoRow:
     caption:      words for the whole clip; "" where unknown
     captions:     words for stretches of it
     segments:     its true highlights, in order, inside [0, duration_s]
+    importance:   how important people found each of its shots; None where nobody was asked
     duration_s, start_pts_s, num_frames, mean_fps, nominal_fps, is_vfr, width, height, rotation_deg, codec, pix_fmt,
     container, has_audio, num_bytes: as in models.video.VideoInfo
     """
@@ -68,6 +70,7 @@ class VideoRow:
     container: str
     has_audio: bool
     num_bytes: int
+    importance: Importance | None = None
 
     @property
     def spans(self) -> tuple[Span, ...]:
@@ -90,7 +93,8 @@ class Rejection:
 _SEGMENT = pa.struct([("start_s", pa.float64()), ("end_s", pa.float64())])
 _CAPTION = pa.struct([("start_s", pa.float64()), ("end_s", pa.float64()), ("text", pa.string())])
 _TYPES: dict[Any, pa.DataType] = {str: pa.string(), float: pa.float64(), int: pa.int64(), bool: pa.bool_()}
-_NESTED = {"captions": pa.list_(_CAPTION), "segments": pa.list_(_SEGMENT)}
+_IMPORTANCE = pa.struct([("shot_s", pa.float64()), ("scores", pa.list_(pa.list_(pa.float64())))])
+_NESTED = {"captions": pa.list_(_CAPTION), "segments": pa.list_(_SEGMENT), "importance": _IMPORTANCE}
 _SCHEMA = pa.schema([(field.name, _NESTED.get(field.name, _TYPES.get(field.type))) for field in fields(VideoRow)])
 
 
@@ -98,10 +102,16 @@ def to_table(rows: Iterable[VideoRow]) -> pa.Table:
     """Return `rows`, sorted by path, as an Arrow table."""
     records = []
     for row in sorted(rows, key=lambda r: r.path):
-        record = asdict(row)
+        record = asdict(replace(row, importance=None))
+        record["importance"] = None if row.importance is None else _stored(row.importance)
         record["segments"] = [{"start_s": span.start_s, "end_s": span.end_s} for span in row.segments]
         records.append(record)
     return pa.Table.from_pylist(records, schema=_SCHEMA)
+
+
+def _stored(importance: Importance) -> dict[str, Any]:
+    """Return `importance` as it lies in a column: annotators, their shots, null where one gave no score."""
+    return {"shot_s": importance.shot_s, "scores": list_scores(importance)}
 
 
 def write_manifest(path: Path, rows: Iterable[VideoRow]) -> None:
@@ -118,8 +128,10 @@ def read_manifest(path: Path) -> list[VideoRow]:
         for record in table.to_pylist():
             record["captions"] = tuple(Caption(**caption) for caption in record["captions"])
             record["segments"] = tuple(Span(**segment) for segment in record["segments"])
+            graded = record["importance"]
+            record["importance"] = None if graded is None else importance_of(graded["shot_s"], graded["scores"])
             rows.append(VideoRow(**record))
-    except (OSError, pa.ArrowInvalid, KeyError, TypeError) as error:
+    except (OSError, pa.ArrowInvalid, KeyError, TypeError, ShapeError) as error:
         raise DataError(f"{path}: not a manifest ({error}); run stage ingest again") from None
     return rows
 

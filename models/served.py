@@ -18,7 +18,7 @@ from models.engines import Engine, load_engine, read_record
 from models.engines.base import RECORD_FILE
 from models.errors import EngineError, ShapeError
 from models.files import replacing_folder, write_json
-from models.highlighter import SPEC_FILE, HighlighterSpec, build_head, load_spec, score_features
+from models.highlighter import SPEC_FILE, HighlighterSpec, build_head, load_spec, score_logits
 from models.spans import ScoreTrack
 from models.tower import Tower
 from models.video import SampledVideo
@@ -69,8 +69,15 @@ class ServedModel:
     def score_track(
         self, features_TD: npt.NDArray[np.float32], times_s: npt.NDArray[np.float64], duration_s: float
     ) -> ScoreTrack:
-        """Return the scores of T frames of one video from their features; times and duration in seconds."""
-        return ScoreTrack(times_s, score_features(self.head, features_TD, times_s, self.spec.window), duration_s)
+        """Return the calibrated scores of T frames of one video from their features; times and duration in seconds."""
+        scores = self.spec.calibration.apply(self.score_logits(features_TD, times_s))
+        return ScoreTrack(times_s, scores, duration_s)
+
+    def score_logits(
+        self, features_TD: npt.NDArray[np.float32], times_s: npt.NDArray[np.float64]
+    ) -> npt.NDArray[np.float32]:
+        """Return the logits float32 [T] of T frames of one video, before calibration; times in seconds."""
+        return score_logits(self.head, features_TD, times_s, self.spec.window)
 
     def score_video(self, video: SampledVideo) -> ScoreTrack:
         """Return the scores of the frames of one video."""

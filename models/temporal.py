@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-TemporalKind = Literal["none", "transformer", "lstm"]
+TemporalKind = Literal["none", "transformer", "lstm", "multiscale"]
 _SHORTEST_S, _LONGEST_S = 0.25, 64.0
 
 

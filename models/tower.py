@@ -1,8 +1,9 @@
-"""The image tower of a CLIP in two parts: a frozen front that runs once a frame, and a trainable tail.
+"""The image tower in two parts: a frozen front that runs once a frame, and a trainable tail.
 
 Shapes: N frames, L tokens, D token width, C = 3, H = W = image size, E embedding length. Splits any open_clip vision
 transformer between two of its blocks, and any CLIP ResNet between two of its stages (its feature map is the tokens);
-any other tower is all front, and its embedding is its one token. Knows nothing of time or highlights.
+any other tower, one of timm or an ONNX graph, is all front, and its embedding is its one token. Knows nothing of time
+or highlights.
 """
 
 import math
@@ -23,7 +24,7 @@ class Tower(nn.Module):
 
     spec:        of the encoder
     num_trained: blocks in the tail, 0 to all
-    visual:      open_clip's image tower; fresh weights where it is left out
+    visual:      the network; fresh weights where it is left out
     """
 
     mean: Tensor

@@ -28,33 +28,41 @@ class LabelledVideo:
     num_views: V
     times_s:  float64 [T], seconds
     labels:   int8 [T], 0 or 1
+    targets:  float32 [T], what training aims at, 0 to 1, NaN where nobody knows; the labels unless others are given
     """
 
     path: Path
     num_views: int
     times_s: npt.NDArray[np.float64]
     labels: npt.NDArray[np.int8]
+    targets: npt.NDArray[np.float32]
 
 
 class Batch(NamedTuple):
     """Windows of one step.
 
     tokens_BWLD: float32; times_s_BW: float32, seconds since the window's first frame
-    labels_BW:   float32, 0 or 1; mask_BW: bool, True where a frame is real
+    targets_BW:  float32, 0 to 1 or NaN; mask_BW: bool, True where a frame is real
     """
 
     tokens_BWLD: Tensor
     times_s_BW: Tensor
-    labels_BW: Tensor
+    targets_BW: Tensor
     mask_BW: Tensor
 
 
-def open_video(folder: Path, video_id: str, labels_of: "npt.NDArray[np.int8] | None" = None) -> LabelledVideo:
-    """Return the stored video `video_id`; without `labels_of` all labels are 0."""
+def open_video(
+    folder: Path,
+    video_id: str,
+    labels_of: "npt.NDArray[np.int8] | None" = None,
+    targets_of: "npt.NDArray[np.float32] | None" = None,
+) -> LabelledVideo:
+    """Return the stored video `video_id`; without `labels_of` all are 0, without `targets_of` labels are the aim."""
     tensors, metadata = read_tensors(folder, video_id, ("times_s",))
     times_s = tensors["times_s"]
     labels = np.zeros(len(times_s), np.int8) if labels_of is None else labels_of
-    return LabelledVideo(shard_path(folder, video_id), int(metadata["num_views"]), times_s, labels)
+    targets = labels.astype(np.float32) if targets_of is None else targets_of
+    return LabelledVideo(shard_path(folder, video_id), int(metadata["num_views"]), times_s, labels, targets)
 
 
 def read_tokens(video: LabelledVideo, view: int, start: int, stop: int, step: int = 1) -> Tensor:
@@ -83,7 +91,7 @@ class TokenWindows(Dataset[tuple[Tensor, Tensor, Tensor]]):
         return len(self.owner)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return tokens [w, L, D], seconds [w] and labels [w] of one window, w <= W."""
+        """Return tokens [w, L, D], seconds [w] and targets [w] of one window, w <= W."""
         draw = np.random.default_rng((self.seed, self.epoch, index))
         video = self.videos[self.owner[index]]
         num_frames = len(video.times_s)
@@ -93,8 +101,8 @@ class TokenWindows(Dataset[tuple[Tensor, Tensor, Tensor]]):
         view = int(draw.integers(0, video.num_views))
         picked = slice(start, start + length, speed)
         times_s = (video.times_s[picked] - video.times_s[start]) / speed
-        labels = torch.from_numpy(video.labels[picked].astype(np.float32))
-        return read_tokens(video, view, start, start + length, speed), torch.from_numpy(times_s).float(), labels
+        targets = torch.from_numpy(video.targets[picked])
+        return read_tokens(video, view, start, start + length, speed), torch.from_numpy(times_s).float(), targets
 
 
 class EpochSampler(Sampler[int]):
@@ -119,7 +127,7 @@ class EpochSampler(Sampler[int]):
 
 def collate(windows: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Batch:
     """Return windows padded at their ends to the longest; padding has mask False and time of the last frame."""
-    tokens, times, labels = zip(*windows, strict=True)
+    tokens, times, targets = zip(*windows, strict=True)
     longest = max(len(t) for t in times)
     mask_BW = torch.zeros(len(windows), longest, dtype=torch.bool)
     times_s_BW = torch.zeros(len(windows), longest)
@@ -128,4 +136,4 @@ def collate(windows: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Batch:
         times_s_BW[row] = time[-1]
         times_s_BW[row, : len(time)] = time
     pad = torch.nn.utils.rnn.pad_sequence
-    return Batch(pad(list(tokens), batch_first=True), times_s_BW, pad(list(labels), batch_first=True), mask_BW)
+    return Batch(pad(list(tokens), batch_first=True), times_s_BW, pad(list(targets), batch_first=True), mask_BW)

@@ -8,9 +8,14 @@ The whole file is refused only where it is no mapping of videos (AnnotationError
         "caption": "…",                                             of the whole clip
         "captions": [{"start_s": 0, "end_s": 2.5, "text": "…"}],    of stretches
         "group": "…",                                               the recording, default: the video itself
-        "content": "walking"}}}                                     category
+        "content": "walking",                                       category
+        "importance": {"shot_s": 2.0,                               graded truth: shot k is [k, k + 1) * shot_s
+                       "scores": [[3, 1, null, …], …]}}}}           one list of shots for each annotator, null: none
 
 Folder rule: a video with a folder `bad` above it has no highlight; any other without segments is one throughout.
+Graded rule: a video outside `bad` with importance and without segments has its best shots as highlights: those in the
+top `ingest.highlight_fraction` by mean importance, neighbours merged, as TVSum's highlights are made (Song et al.,
+CVPR 2015). Importance of frames is importance of shots as long as a frame.
 """
 
 import json
@@ -22,12 +27,15 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from models.errors import AnnotationError
+from models.errors import AnnotationError, ShapeError
+from models.importance import Importance, importance_of, tell_misfit, top_spans
 from models.manifest import Caption
 from models.spans import Span, merge_spans
 
 # How far past the end of its video a label may reach and is clipped: people and tools round to half seconds.
 END_TOLERANCE_S = 0.5
+# Share of a video's shots that are its highlights where it has graded truth only.
+HIGHLIGHT_FRACTION = 0.2
 
 Pair = Annotated[list[float], Field(min_length=2, max_length=2)]
 
@@ -63,6 +71,13 @@ class CaptionEntry(_Strict):
     text: Named
 
 
+class ImportanceEntry(_Strict):
+    """How important each annotator found each shot, as it stands in the file; None where one gave no score."""
+
+    shot_s: Annotated[float, Field(gt=0)]
+    scores: Annotated[list[list[float | None]], Field(min_length=1)]
+
+
 class Entry(_Strict):
     """One video's entry as it stands in the file; its times are not yet held against the video."""
 
@@ -71,6 +86,7 @@ class Entry(_Strict):
     captions: list[CaptionEntry] = []
     group: Named | None = None
     content: Text = ""
+    importance: ImportanceEntry | None = None
 
 
 @dataclass(frozen=True)
@@ -89,12 +105,14 @@ class Annotations:
 class Labels:
     """What is true of one video.
 
-    segments: highlights, seconds, in order, disjoint, inside the video
-    captions: of stretches, in order, inside the video
+    segments:   highlights, seconds, in order, disjoint, inside the video
+    captions:   of stretches, in order, inside the video
+    importance: of its shots, None where nobody graded it
     """
 
     segments: tuple[Span, ...]
     captions: tuple[Caption, ...]
+    importance: Importance | None = None
 
 
 def normal_path(path: str) -> str:
@@ -111,7 +129,7 @@ def read_annotations(path: Path) -> Annotations:
     except UnicodeDecodeError as error:
         raise AnnotationError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
     try:
-        return parse_annotations(json.loads(text, object_pairs_hook=_unique_keys))
+        return parse_annotations(json.loads(text, object_pairs_hook=unique_keys))
     except json.JSONDecodeError as error:
         raise AnnotationError(f"{path}: not JSON at line {error.lineno}, column {error.colno}: {error.msg}") from None
     except RecursionError:
@@ -142,7 +160,8 @@ def parse_annotations(content: Any) -> Annotations:
     return Annotations(entries, problems)
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object whose keys stand once: a hook for `json.loads`. Raises AnnotationError."""
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
@@ -162,26 +181,51 @@ def folder_of(path: str) -> str:
     return next((label for label in ("bad", "good") if label in folders), "other")
 
 
-def resolve_labels(path: str, entry: Entry | None, duration_s: float) -> Labels:
-    """Return the labels of the video `path` of `duration_s` seconds by its entry and the folder rule.
+def resolve_labels(
+    path: str, entry: Entry | None, duration_s: float, highlight_fraction: float = HIGHLIGHT_FRACTION
+) -> Labels:
+    """Return the labels of the video `path` of `duration_s` seconds by its entry, the graded and the folder rule.
 
-    Raises AnnotationError where a time is negative, runs backwards or lies past the end, or where a video under
-    `bad` is given highlights.
+    highlight_fraction: share of shots that are highlights where there is importance only, 0 to 1
+
+    Raises AnnotationError where a time is negative, runs backwards or lies past the end, where importance does not
+    fit the video, or where a video under `bad` is given highlights.
     """
-    segments = None if entry is None else entry.segments
     captions = [] if entry is None else entry.captions
-    is_bad = folder_of(path) == "bad"
-    if is_bad and segments:
-        raise AnnotationError("lies under bad/, yet annotations.json gives it segments; move it or remove them")
-    if segments is None:
-        highlights = [] if is_bad else [Span(0.0, duration_s)]
-    else:
-        highlights = [_clipped(f"segments.{i}", start, end, duration_s) for i, (start, end) in enumerate(segments)]
+    importance = _importance(entry, duration_s)
+    highlights = _highlights(path, entry, importance, duration_s, highlight_fraction)
     texts = []
     for i, caption in enumerate(captions):
         span = _clipped(f"captions.{i}", caption.start_s, caption.end_s, duration_s)
         texts.append(Caption(span.start_s, span.end_s, caption.text))
-    return Labels(tuple(merge_spans(highlights)), tuple(sorted(texts, key=lambda text: (text.start_s, text.end_s))))
+    ordered = sorted(texts, key=lambda text: (text.start_s, text.end_s))
+    return Labels(tuple(merge_spans(highlights)), tuple(ordered), importance)
+
+
+def _highlights(
+    path: str, entry: Entry | None, importance: Importance | None, duration_s: float, fraction: float
+) -> list[Span]:
+    segments = None if entry is None else entry.segments
+    is_bad = folder_of(path) == "bad"
+    if is_bad and segments:
+        raise AnnotationError("lies under bad/, yet annotations.json gives it segments; move it or remove them")
+    if segments is not None:
+        return [_clipped(f"segments.{i}", start, end, duration_s) for i, (start, end) in enumerate(segments)]
+    if is_bad:
+        return []
+    return [Span(0.0, duration_s)] if importance is None else top_spans(importance, fraction, duration_s)
+
+
+def _importance(entry: Entry | None, duration_s: float) -> Importance | None:
+    if entry is None or entry.importance is None:
+        return None
+    try:
+        importance = importance_of(entry.importance.shot_s, entry.importance.scores)
+    except ShapeError as error:
+        raise AnnotationError(f"annotations.json: {error}") from None
+    if misfit := tell_misfit(importance, duration_s):
+        raise AnnotationError(f"annotations.json: {misfit}")
+    return importance
 
 
 def _clipped(place: str, start_s: float, end_s: float, duration_s: float) -> Span:

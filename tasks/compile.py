@@ -22,15 +22,22 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from models.engines import build_engine, engine_bytes, load_engine, reference_engine, resolve_precision, runs_here
+from models.engines import (
+    TowerSource,
+    build_engine_from,
+    engine_bytes,
+    load_engine,
+    reference_engine,
+    runs_here,
+)
 from models.engines.compare import EngineLatency, EngineReport, compare_scores, measure_latency
-from models.errors import EngineError, MissingExtra, ModelError
+from models.errors import EngineError, EngineNotPossible, MissingExtra, ModelError
 from models.files import replacing_folder, write_json
 from models.highlighter import Highlighter, HighlighterSpec, load_highlighter
 from models.manifest import VideoRow, read_manifest
 from models.metrics import choose_threshold
 from models.params import Section
-from models.predictions import predictions_of, write_predictions
+from models.predictions import calibrated_predictions, write_predictions
 from models.served import ServedModel, save_served
 from models.shards import read_frames_shard
 from models.tower import Tower
@@ -93,7 +100,10 @@ class CompileResult:
         return {
             **{key: float("nan") if chosen[key] is None else chosen[key] for key in kept},
             "threshold": self.spec.threshold,
-            **{f"num_{status}": statuses.count(status) for status in ("measured", "built", "missing", "failed")},
+            **{
+                f"num_{status}": statuses.count(status)
+                for status in ("measured", "built", "missing", "not_possible", "failed")
+            },
         }
 
 
@@ -130,9 +140,10 @@ def compile_model(
     folder.mkdir(parents=True, exist_ok=True)
     trials: dict[str, _Trial] = {}
     with tempfile.TemporaryDirectory(prefix=".engines.", dir=folder) as scratch:
+        source = TowerSource(highlighter.tower, image_size, Path(scratch) / ".graphs")
         for done, name in enumerate(engines_of(params), start=1):
             built = Path(scratch) / name
-            trials[name] = _try_engine(name, highlighter, reference, rows, read_video, expected, params, built)
+            trials[name] = _try_engine(name, source, reference, rows, read_video, expected, params, built)
             on_progress(done)
         chosen = _choose(params, trials)
         predictions = trials[chosen].predictions
@@ -154,13 +165,16 @@ def engines_of(params: CompileParams) -> list[str]:
 
 
 def _score_rows(model: ServedModel, rows: Sequence[VideoRow], read_video: ReadVideo) -> pd.DataFrame:
-    tracks = ((row, model.score_video(read_video(row.video_id))) for row in rows)
-    return predictions_of((row, track.times_s, track.scores) for row, track in tracks)
+    videos = ((row, read_video(row.video_id)) for row in rows)
+    scored = (
+        (row, video.times_s, model.score_logits(model.embed(video.frames_THWC), video.times_s)) for row, video in videos
+    )
+    return calibrated_predictions(scored, model.spec.calibration)
 
 
 def _try_engine(
     name: str,
-    highlighter: Highlighter,
+    source: TowerSource,
     reference: ServedModel,
     rows: Sequence[VideoRow],
     read_video: ReadVideo,
@@ -171,11 +185,10 @@ def _try_engine(
     """Build one engine into `folder`, compare and time it; what goes wrong is its status and its reason."""
     spec = reference.spec
     try:
-        precision = resolve_precision(name, params.precision)
-        record = build_engine(name, highlighter.tower, folder, spec.encoder.image_size, precision)
+        record = build_engine_from(name, source, folder, params.precision)
         if not runs_here(record):
             reason = f"built for {record.device}, which is not here"
-            return _Trial(EngineReport(name, "built", reason, precision, engine_bytes(folder)))
+            return _Trial(EngineReport(name, "built", reason, record.precision, engine_bytes(folder)))
         engine = load_engine(folder, make_tower=lambda: Tower(spec.encoder, spec.unfreeze_blocks))
         predictions = _score_rows(replace(reference, engine=engine), rows, read_video)
         parity = compare_scores(
@@ -189,10 +202,12 @@ def _try_engine(
         latency = measure_latency(engine, frames, params.batch_size, params.num_latency_runs, params.latency_budget_s)
     except MissingExtra as error:
         return _Trial(EngineReport(name, "missing", str(error)))
+    except EngineNotPossible as error:
+        return _Trial(EngineReport(name, "not_possible", str(error)))
     except EngineError as error:
         _log.warning("%s", error)
         return _Trial(EngineReport(name, "failed", str(error).replace(str(folder), name)))
-    report = EngineReport(name, "measured", None, precision, engine_bytes(folder), parity)
+    report = EngineReport(name, "measured", None, record.precision, engine_bytes(folder), parity)
     return _Trial(report, latency, predictions)
 
 

@@ -1,7 +1,8 @@
 """Stage `embed`: the frozen part of the image tower run once per frame and view, and the zero-shot scores.
 
 An epoch of training then costs only the tail and the head. One shard a video: `tokens` float16 [V, T, L, D] (V views,
-the first one untouched; val and test have only that one) and `times_s` float64 [T].
+the first one untouched; val and test have only that one) and `times_s` float64 [T]. A frozen tower's tokens are its
+features, L = 1. An encoder without a text tower has no zero-shot scores: `zero_shot.parquet` has no rows then.
 """
 
 import logging
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -17,11 +19,11 @@ from torch import Tensor, nn
 import models.torchvision_operators  # noqa: F401  # isort: skip  (before open_clip)
 import open_clip
 
-from models.encoder import EncoderParams, EncoderSpec, load_encoder
-from models.files import hash_file
+from models.encoder import EncoderParams, EncoderSpec, hash_encoder, load_encoder
+from models.errors import ModelError
 from models.manifest import VideoRow, read_manifest
 from models.params import Section
-from models.predictions import predictions_of, write_predictions
+from models.predictions import no_predictions, predictions_of, write_predictions
 from models.shards import fingerprint, keep_only, read_frames_shard, read_metadata, read_tensors, write_shard
 from models.tower import Tower
 from models.video import SampledVideo
@@ -71,11 +73,18 @@ def embed_views(
             min_crop=params.min_crop, colour=params.colour, max_blur=params.max_blur,
         )  # fmt: skip
         seen.append(apply_view(frames_TCHW, drawn))
-    tokens = [
-        torch.cat([tower.front(part.float()).half() for part in torch.split(x, params.batch_size)]).numpy()
-        for x in seen
-    ]
-    return np.stack(tokens)
+    tokens = np.stack(
+        [
+            torch.cat([tower.front(part.float()).half() for part in torch.split(x, params.batch_size)]).numpy()
+            for x in seen
+        ]
+    )
+    if not np.isfinite(tokens).all():
+        raise ModelError(
+            f"{video_id}: tokens are not finite in float16, which they are stored in; check encoder's mean, std and "
+            "output, or choose another tower"
+        )
+    return tokens
 
 
 def store_tokens(
@@ -131,6 +140,23 @@ def zero_shot_scores(
     return scores
 
 
+def score_prompts(
+    clip: nn.Module, spec: EncoderSpec, tower: Tower, rows: Sequence[VideoRow], folder: Path, params: EmbedParams
+) -> pd.DataFrame:
+    """Return the frame table of zero-shot scores of val and test, from the stored tokens in `folder`."""
+    prompts_PE = prompt_classifier(clip, spec, params)
+    scale = float(clip.logit_scale.detach().exp())  # type: ignore[operator]
+    scored = []
+    for row in rows:
+        if row.split != "train":
+            tensors, _ = read_tensors(folder, row.video_id, ("tokens", "times_s"))
+            with torch.inference_mode():
+                features_TE = tower.tail(torch.from_numpy(tensors["tokens"][0]).float())
+            scores = zero_shot_scores(features_TE, prompts_PE, len(params.highlight_prompts), scale)
+            scored.append((row, tensors["times_s"], scores))
+    return predictions_of(scored)
+
+
 def main() -> None:
     """Run the stage."""
     with stage_shell("embed", ["manifest", "frames", "encoder"]) as shell:
@@ -138,21 +164,12 @@ def main() -> None:
         clip, spec = load_encoder(shell["encoder"])
         tower = Tower(spec, encoder_params.unfreeze_blocks, clip.visual).eval()  # type: ignore[arg-type]
         rows = read_manifest(shell["manifest"])
-        weights_hash = hash_file(shell["encoder"] / "open_clip_model.safetensors")
+        weights_hash = hash_encoder(shell["encoder"])
         with progress_bar("videos", len(rows)) as on_progress:
             folder = shell.out / "shards"
             metrics = store_tokens(rows, shell["frames"], tower, weights_hash, params, folder, on_progress)
-        prompts_PE = prompt_classifier(clip, spec, params)
-        scored = []
-        for row in rows:
-            if row.split != "train":
-                tensors, _ = read_tensors(folder, row.video_id, ("tokens", "times_s"))
-                with torch.inference_mode():
-                    features_TE = tower.tail(torch.from_numpy(tensors["tokens"][0]).float())
-                scale = float(clip.logit_scale.detach().exp())  # type: ignore[operator]
-                scores = zero_shot_scores(features_TE, prompts_PE, len(params.highlight_prompts), scale)
-                scored.append((row, tensors["times_s"], scores))
-        write_predictions(shell.out / "zero_shot.parquet", predictions_of(scored))
+        scores = score_prompts(clip, spec, tower, rows, folder, params) if spec.has_text_tower else no_predictions()
+        write_predictions(shell.out / "zero_shot.parquet", scores)
         shell.write_metrics(metrics)
 
 

@@ -21,7 +21,15 @@ from models.manifest import SPLITS, Rejection, VideoRow, refuse_too_many, write_
 from models.params import Section
 from models.spans import total_duration_s
 from models.video import VideoInfo, probe
-from tasks.annotations import Annotations, folder_of, is_utf8, normal_path, read_annotations, resolve_labels
+from tasks.annotations import (
+    HIGHLIGHT_FRACTION,
+    Annotations,
+    folder_of,
+    is_utf8,
+    normal_path,
+    read_annotations,
+    resolve_labels,
+)
 from tasks.shell import progress_bar, stage_shell
 
 # The first folder below data/videos names the split; videos of any other folder are dealt out by their group.
@@ -50,6 +58,8 @@ class IngestParams(Section):
     """Share of groups outside the split folders that goes to val, 0 to below 1."""
     test_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Share of groups outside the split folders that goes to test, 0 to below 1."""
+    highlight_fraction: Annotated[float, Field(gt=0, le=1)] = HIGHLIGHT_FRACTION
+    """Share of the shots that are highlights in a video with graded importance and no segments, above 0 to 1."""
 
     @model_validator(mode="after")
     def _leaves_some_to_train(self) -> Self:
@@ -167,7 +177,7 @@ def build_rows(
     for video in kept.values():
         if video.path in groups:
             try:
-                rows.append(_row(video, groups[video.path], splits[video.path], annotations))
+                rows.append(_row(video, groups[video.path], splits[video.path], annotations, params))
             except AnnotationError as error:
                 rejected.append(Rejection(video.path, str(error)))
     for path in {*annotations.entries, *annotations.problems} - present:
@@ -177,9 +187,9 @@ def build_rows(
     )
 
 
-def _row(video: Probed, group: str, split: str, annotations: Annotations) -> VideoRow:
+def _row(video: Probed, group: str, split: str, annotations: Annotations, params: IngestParams) -> VideoRow:
     entry = annotations.entries.get(normal_path(video.path))
-    labels = resolve_labels(video.path, entry, video.info.duration_s)
+    labels = resolve_labels(video.path, entry, video.info.duration_s, params.highlight_fraction)
     return VideoRow(
         video_id=video.sha256[:_ID_DIGITS],
         path=video.path,
@@ -190,6 +200,7 @@ def _row(video: Probed, group: str, split: str, annotations: Annotations) -> Vid
         caption=entry.caption if entry else "",
         captions=labels.captions,
         segments=labels.segments,
+        importance=labels.importance,
         **asdict(video.info),
     )
 
@@ -243,6 +254,7 @@ def count_rows(result: IngestResult) -> dict[str, float]:
         rows = [row for row in result.rows if row.split == split]
         seconds = sum(row.duration_s for row in rows)
         metrics[f"num_videos_{split}"] = len(rows)
+        metrics[f"num_graded_{split}"] = sum(row.importance is not None for row in rows)
         highlight_s = sum(total_duration_s(row.spans) for row in rows)
         metrics[f"highlight_fraction_{split}"] = highlight_s / seconds if seconds else float("nan")
     return metrics

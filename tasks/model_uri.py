@@ -2,7 +2,8 @@
 
     models:/herdlight@champion   what the alias points at in the registry
     models:/herdlight/3          a version
-    build/compile/model          a folder
+    runs:/0a1b…/model            the version that a training run registered
+    build/compile/model          a folder, of a served model or of an ensemble of them
 
 Knows MLflow's URIs and where the served folder lies in a logged model; does not load it (`models.served` does).
 """
@@ -18,6 +19,7 @@ import yaml
 
 from models.errors import ModelError, RegistryError
 from models.files import replacing_folder
+from models.members import is_scorer_folder
 from tasks.mlflow_store import MlflowClient, MlflowException, connect, default_tracking_uri, fluent, mlflow, reachable
 from tasks.score import identify_model
 
@@ -25,6 +27,7 @@ from tasks.score import identify_model
 MODEL_ARTIFACT = "model"
 HASH_TAG = "model_hash"
 _URI = re.compile(r"^models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))$")
+_RUN_URI = re.compile(r"^runs:/(?P<run>[^/\s']+)(/[^/]+)?$")
 
 
 @dataclass(frozen=True)
@@ -57,20 +60,42 @@ def resolve(uri: str | Path, tracking_uri: str | None = None) -> ResolvedModel:
     answer, ModelError when what came is not what was registered.
     """
     text = str(uri)
-    if not text.startswith("models:"):
+    if not is_registry_uri(text):
         return _local(Path(uri))
-    match = _URI.match(text)
-    if match is None:
-        raise RegistryError(f"{text}: must be models:/NAME@ALIAS, models:/NAME/VERSION or a folder")
+    match, run = _URI.match(text), _RUN_URI.match(text)
+    if match is None and run is None:
+        raise RegistryError(f"{text}: must be models:/NAME@ALIAS, models:/NAME/VERSION, runs:/RUN_ID/model or a folder")
     tracking_uri = tracking_uri or default_tracking_uri(Path.cwd())
     client = connect(tracking_uri)
-    version = match["version"] or version_of_alias(client, tracking_uri, match["name"], match["alias"])
-    tags = _version_tags(client, tracking_uri, match["name"], version)
-    folder = model_artifacts(tracking_uri, match["name"], version, tags.get(HASH_TAG, "")) / MODEL_ARTIFACT
+    if match is not None:
+        name = match["name"]
+        version = match["version"] or version_of_alias(client, tracking_uri, name, match["alias"])
+    else:
+        assert run is not None
+        name, version = _version_of_run(client, tracking_uri, run["run"])
+    tags = _version_tags(client, tracking_uri, name, version)
+    folder = model_artifacts(tracking_uri, name, version, tags.get(HASH_TAG, "")) / MODEL_ARTIFACT
     identity = identify_model(folder, text, version)
     if tags.get(HASH_TAG, identity.sha256) != identity.sha256:
         raise ModelError(f"{text}: files in {folder} are not those that were registered; remove them and try again")
     return ResolvedModel(folder, text, version, identity.sha256)
+
+
+def is_registry_uri(uri: str) -> bool:
+    """Return whether `uri` names a model of the registry, and not a folder."""
+    return uri.startswith(("models:", "runs:"))
+
+
+def _version_of_run(client: MlflowClient, tracking_uri: str, run_id: str) -> tuple[str, str]:
+    """Return name and version of the newest model that a run registered. Raises RegistryError where there is none."""
+    with reachable(tracking_uri):
+        found = client.search_model_versions(f"run_id = '{run_id}'")
+    if not found:
+        raise RegistryError(
+            f"runs:/{run_id}: no model of this run in {tracking_uri}; name the training run, or a version"
+        )
+    newest = max(found, key=lambda version: int(version.version))
+    return str(newest.name), str(newest.version)
 
 
 def version_of_alias(client: MlflowClient, tracking_uri: str, name: str, alias: str) -> str:
@@ -148,6 +173,9 @@ def _version_tags(client: MlflowClient, tracking_uri: str, name: str, version: s
 def _local(folder: Path) -> ResolvedModel:
     if not folder.is_dir():
         raise RegistryError(f"{folder}: no such folder; name one with model.json in it, or models:/NAME@ALIAS")
-    if not (folder / "model.json").is_file():
-        raise RegistryError(f"{folder}: holds no model.json, so it is not a served model; build/compile/model is one")
+    if not is_scorer_folder(folder):
+        raise RegistryError(
+            f"{folder}: holds no model.json, so it is not a served model; build/compile/model is one, and "
+            "a folder with ensemble.json is several"
+        )
     return ResolvedModel(folder, str(folder), "", identify_model(folder, str(folder)).sha256)

@@ -29,7 +29,7 @@ PLAIN_NAMES: Mapping[str, str] = {
     "uniform": "Flag every k-th frame",
 }
 BLUE, GREEN, ORANGE, VERMILION, GREY = "#0072B2", "#009E73", "#E69F00", "#D55E00", "#6B7280"
-_INK, _FAINT = "#1F2933", "#D5DAE0"
+INK, FAINT = "#1F2933", "#D5DAE0"
 # Curves of the last three rungs often coincide: the wide one lies below, the broken ones on top of it.
 _LINES: Mapping[str, tuple[str, float, str, int]] = {
     "zero_shot": (GREY, 1.6, "-", 2),
@@ -49,7 +49,10 @@ def write_plots(folder: Path, evaluation: Evaluation, tables: Mapping[str, pd.Da
     scores.csv:    middle of each score bin, frames that are highlights and others, of the compiled engine
     """
     recalls = np.linspace(0, 1, _NUM_RECALLS)
-    curves = {name: _precision_at(_curve(tables[name]), recalls) for name in MODEL_NAMES}
+    curves = {
+        name: _precision_at(_curve(tables[name]), recalls) if name in tables else np.full(_NUM_RECALLS, np.nan)
+        for name in MODEL_NAMES
+    }
     write_text(folder / "pr_curve.csv", _csv(pd.DataFrame({"recall": recalls, **curves})))
     test = _test(tables[SERVED])
     flagged = test["score"] >= _threshold(evaluation)
@@ -77,6 +80,8 @@ def draw_precision_recall(evaluation: Evaluation, tables: Mapping[str, pd.DataFr
     figure, axes = _figure(9.6, 5.4, right=0.66)
     _titles(figure, "How much of what it flags is right?", "Each point of a curve is one threshold; test frames only.")
     for name, (colour, width, style, order) in _LINES.items():
+        if name not in tables:
+            continue
         curve = _curve(tables[name])
         axes.step(curve.recall, curve.precision, where="pre", color=colour, lw=width, ls=style, zorder=order)
         row = evaluation.row(name)
@@ -92,12 +97,12 @@ def draw_precision_recall(evaluation: Evaluation, tables: Mapping[str, pd.DataFr
                 zorder=order + 5,
                 clip_on=False,
             )
-    axes.axhline(evaluation.prevalence, color=_INK, lw=1, ls=(0, (1, 3)), zorder=1)
+    axes.axhline(evaluation.prevalence, color=INK, lw=1, ls=(0, (1, 3)), zorder=1)
     axes.text(
         0.012,
         evaluation.prevalence - 0.012,
         "flagging every frame",
-        color=_INK,
+        color=INK,
         fontsize=9,
         va="top",
         ha="left",
@@ -125,9 +130,9 @@ def _key(figure: Figure, evaluation: Evaluation) -> None:
         weight = "bold" if row.name == SERVED else "normal"
         keys.text(0.17, y, PLAIN_NAMES[row.name], color=colour, fontsize=11, weight=weight, va="center")
         average = _with_interval(row.metrics["average_precision"])
-        keys.text(0.17, y - 0.07, f"average precision {average}", color=_INK, fontsize=9, va="center")
-    keys.plot(0.065, 0.11, marker="o", ms=8, mfc="white", mec=_INK, mew=2)
-    keys.text(0.17, 0.11, "where the model works:\nthreshold chosen on val", color=_INK, fontsize=9, va="center")
+        keys.text(0.17, y - 0.07, f"average precision {average}", color=INK, fontsize=9, va="center")
+    keys.plot(0.065, 0.11, marker="o", ms=8, mfc="white", mec=INK, mew=2)
+    keys.text(0.17, 0.11, "where the model works:\nthreshold chosen on val", color=INK, fontsize=9, va="center")
 
 
 def draw_confusion(evaluation: Evaluation) -> Figure:
@@ -155,7 +160,7 @@ def draw_confusion(evaluation: Evaluation) -> Figure:
     for x, y, frames, total, word, of_what, is_right in cells:
         share = frames / total if total else 0.0
         axes.add_patch(Rectangle((x + 0.02, y + 0.02), 0.96, 0.96, color=_tint(BLUE if is_right else VERMILION, share)))
-        ink = "white" if share > 0.55 else _INK
+        ink = "white" if share > 0.55 else INK
         axes.text(x + 0.5, y + 0.63, f"{frames:g}", ha="center", va="center", fontsize=27, weight="bold", color=ink)
         axes.text(x + 0.5, y + 0.38, word, ha="center", va="center", fontsize=13, color=ink)
         shown = f"{share:.0%} {of_what}" if total else f"there are none {of_what}"
@@ -196,8 +201,8 @@ def draw_scores(evaluation: Evaluation, table: pd.DataFrame) -> Figure:
     axes.bar(edges, -other, color=ORANGE, **style)
     top = max(int(highlight.max()), int(other.max()), 1) * 1.22
     axes.axvspan(threshold, 1, color="#EEF2F6", zorder=0)
-    axes.axvline(threshold, color=_INK, lw=1.4, ls="--", zorder=4)
-    axes.axhline(0, color=_INK, lw=1, zorder=5)
+    axes.axvline(threshold, color=INK, lw=1.4, ls="--", zorder=4)
+    axes.axhline(0, color=INK, lw=1, zorder=5)
     on_right = threshold < 0.7
     axes.text(
         threshold + (0.012 if on_right else -0.012),
@@ -206,7 +211,7 @@ def draw_scores(evaluation: Evaluation, table: pd.DataFrame) -> Figure:
         ha="left" if on_right else "right",
         va="top",
         fontsize=10,
-        color=_INK,
+        color=INK,
     )
     note: dict[str, Any] = {"ha": "left", "fontsize": 11, "weight": "bold", "zorder": 6}
     axes.text(0.012, top * 0.97, f"{int(highlight.sum())} highlight frames", color=BLUE, va="top", **note)
@@ -226,15 +231,15 @@ def _figure(
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
-        axes.spines[side].set_color(_FAINT)
-    axes.tick_params(colors=_INK, labelsize=10, color=_FAINT)
-    axes.xaxis.label.set_color(_INK)
-    axes.yaxis.label.set_color(_INK)
+        axes.spines[side].set_color(FAINT)
+    axes.tick_params(colors=INK, labelsize=10, color=FAINT)
+    axes.xaxis.label.set_color(INK)
+    axes.yaxis.label.set_color(INK)
     return figure, axes
 
 
 def _titles(figure: Figure, title: str, subtitle: str) -> None:
-    figure.text(0.02, 0.965, title, fontsize=16, weight="bold", color=_INK, va="top")
+    figure.text(0.02, 0.965, title, fontsize=16, weight="bold", color=INK, va="top")
     figure.text(0.02, 0.885, subtitle, fontsize=10.5, color=GREY, va="top")
 
 
@@ -242,7 +247,7 @@ def _percent(axes: Axes, which: str) -> None:
     for letter, axis in (("x", axes.xaxis), ("y", axes.yaxis)):
         if letter in which:
             axis.set_major_formatter(lambda value, _position: f"{value:.0%}")
-    axes.grid(color=_FAINT, lw=0.6, zorder=0)
+    axes.grid(color=FAINT, lw=0.6, zorder=0)
 
 
 def _tint(colour: str, share: float) -> tuple[float, float, float]:

@@ -2,7 +2,7 @@
 
 For `nano`: a small CLIP trained from scratch on the captioned frames of the train split, by open_clip's own trainer
 (`open_clip_train`), so that prompts mean something offline. For every other name: the named weights, brought into
-the house as safetensors, so that the DAG needs the network once at most.
+the house as safetensors or as an ONNX graph, so that the DAG needs the network once at most.
 
 The trainer has no callback interface. It calls `train_one_epoch` and `evaluate` of its own module once an epoch, and
 hands them the model and a TensorBoard writer: standing in for these two is how figures and weights are taken here,
@@ -234,7 +234,7 @@ def main() -> None:
         save_encoder(shell.out / "encoder", model, spec)
         shell.write_history(history)
         last = {key: value for row in history for key, value in row.items() if key not in ("step", "epoch")}
-        num_weights = sum(parameter.numel() for parameter in model.parameters())
+        num_weights = sum(parameter.numel() for parameter in model.parameters()) or float("nan")  # of a graph: unknown
         shell.write_metrics({"num_weights": num_weights, **last})
 
 

@@ -31,6 +31,7 @@ SECTION_MODULES: Mapping[str, str] = {
     "train": "tasks.train",
     "prune": "tasks.prune",
     "compile": "tasks.compile",
+    "calibration": "models.calibration",
     "evaluate": "tasks.evaluate",
     "gate": "tasks.gate",
     "spans": "tasks.train",

@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         fitting = fitting.model_copy(update={"epochs": params.recovery_epochs, "learning_rate": rate})
         rows = read_manifest(shell["manifest"])
         model, spec = load_highlighter(shell["model"])
-        videos, checkpoints = open_videos(rows, shell["tokens"]), shell.out / "checkpoints"
+        videos, checkpoints = open_videos(rows, shell["tokens"], fitting.target), shell.out / "checkpoints"
         mark = tokens_mark(
             rows,
             shell["tokens"],

@@ -54,6 +54,7 @@ __all__ = [
     "Scorer",
     "ScoringSpec",
     "identify_model",
+    "score_track_of_file",
     "score_video_file",
     "score_videos",
 ]
@@ -125,21 +126,51 @@ def score_video_file(
     threshold = spec.threshold if threshold is None else threshold
     info = probe(path)
     reel = ThumbnailReel(stride=math.ceil(info.duration_s * spec.sampling.fps / MAX_KEPT))
-    times_s: list[float] = []
-    features: list[npt.NDArray[np.float32]] = []
-    for batch in _batched(_frames(path, spec.sampling, reel), batch_size):
-        times_s += [time_s for time_s, _ in batch]
-        features.append(model.embed(np.stack([pixels for _, pixels in batch])))
-        if on_fraction:
-            on_fraction(min(1.0, times_s[-1] / info.duration_s))
-    if not times_s:
-        raise VideoError(f"{printable(path.name)}: no frame of it can be decoded")
-    # A container may announce an end that its own frames pass.
-    duration_s = max(info.duration_s, times_s[-1] + GRID_TOLERANCE_S)
-    track = model.score_track(np.concatenate(features), np.array(times_s, dtype=np.float64), duration_s)
+    frames = _frames(path, spec.sampling, reel)
+    track = _score_frames(model, path, info.duration_s, frames, batch_size=batch_size, on_fraction=on_fraction)
     spans = spans_above(track, threshold, min_duration_s=spec.min_duration_s, merge_gap_s=spec.merge_gap_s)
     shown = reel.at(choose_times(track, spans, num_thumbnails(info.width / info.height)))
     return ScoredVideo(track, tuple(spans), threshold, shown)
+
+
+def score_track_of_file(
+    model: Scorer,
+    path: Path,
+    *,
+    duration_s: float,
+    batch_size: int = BATCH_SIZE,
+    on_fraction: Callable[[float], None] | None = None,
+) -> ScoreTrack:
+    """Return the scores of the video at `path` without making any picture; as `score_video_file` otherwise.
+
+    duration_s: of the video, seconds, as `models.video.probe` has it
+    """
+    frames = ((time_s, pixels) for time_s, pixels, _ in iterate_pictures(path, model.spec.sampling))
+    return _score_frames(model, path, duration_s, frames, batch_size=batch_size, on_fraction=on_fraction)
+
+
+def _score_frames(
+    model: Scorer,
+    path: Path,
+    duration_s: float,
+    frames: Iterable[tuple[float, npt.NDArray[np.uint8]]],
+    *,
+    batch_size: int,
+    on_fraction: Callable[[float], None] | None,
+) -> ScoreTrack:
+    """Return the scores of `frames`, their times (seconds) and pixels, of a video that announces `duration_s`."""
+    times_s: list[float] = []
+    features: list[npt.NDArray[np.float32]] = []
+    for batch in _batched(frames, batch_size):
+        times_s += [time_s for time_s, _ in batch]
+        features.append(model.embed(np.stack([pixels for _, pixels in batch])))
+        if on_fraction:
+            on_fraction(min(1.0, times_s[-1] / duration_s))
+    if not times_s:
+        raise VideoError(f"{printable(path.name)}: no frame of it can be decoded")
+    # A container may announce an end that its own frames pass.
+    end_s = max(duration_s, times_s[-1] + GRID_TOLERANCE_S)
+    return model.score_track(np.concatenate(features), np.array(times_s, dtype=np.float64), end_s)
 
 
 def score_videos(

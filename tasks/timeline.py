@@ -7,6 +7,7 @@ matplotlib's objects only, no pyplot: no global state, no display, the same byte
 
 import functools
 import itertools
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MultipleLocator
 
@@ -37,6 +38,12 @@ _MAX_COLUMNS = int(_PLOT_WIDTH_IN * _DPI)
 _MAX_TICKS = 13
 _TICK_STEPS_S = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200)
 _FONT = "DejaVu Sans"  # ships with matplotlib
+# Where one of these is installed, names in Chinese, Japanese or Korean, or with emoji, are drawn in it.
+_MORE_FONTS = (
+    *("Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans CJK KR", "Noto Sans JP", "Noto Sans SC", "Source Han Sans JP"),
+    *("WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "Hiragino Sans", "PingFang SC", "Microsoft YaHei", "Yu Gothic"),
+    *("Malgun Gothic", "Arial Unicode MS", "Unifont", "Noto Emoji", "Symbola", "Segoe UI Symbol"),
+)
 _INK, _FAINT, _PAPER = "#24312c", "#7b8781", "#fbfaf6"
 _CURVE, _LIMIT, _SPAN, _SPAN_TEXT = "#2f5d50", "#b0482f", "#e0a030", "#8a5a00"
 
@@ -86,14 +93,27 @@ def _place(left_in: float, bottom_in: float, width_in: float, height_in: float) 
 
 
 @functools.cache
+def _title_fonts() -> list[str]:
+    """Return the families that a name may be drawn in: matplotlib's own, then what else is installed."""
+    installed = {entry.name for entry in fontManager.ttflist}
+    return [_FONT, *(name for name in _MORE_FONTS if name in installed)]
+
+
+@functools.cache
 def _has_glyph(character: str, weight: str) -> bool:
-    font = get_font(findfont(FontProperties(family=_FONT, weight=weight)))
-    return bool(font.get_char_index(ord(character)))
+    fonts = (get_font(findfont(FontProperties(family=name, weight=weight))) for name in _title_fonts())
+    return any(font.get_char_index(ord(character)) for font in fonts)
+
+
+def _spell(character: str) -> str:
+    """Return a character that no font has in readable words: the name of a symbol, the code of any other."""
+    name = unicodedata.name(character, "").lower()
+    return f"[{name}]" if unicodedata.category(character) == "So" and name else f"[U+{ord(character):04X}]"
 
 
 def showable(text: str, *, weight: str = "normal", max_length: int = 90) -> str:
-    """Return `text` in glyphs that the font has, others as a white square, and cut in its middle where too long."""
-    shown = "".join(char if char.isprintable() and _has_glyph(char, weight) else "\u25a1" for char in text)
+    """Return `text` in glyphs that a font has, others spelt out in brackets, and cut in its middle where too long."""
+    shown = "".join(char if char.isprintable() and _has_glyph(char, weight) else _spell(char) for char in text)
     if len(shown) <= max_length:
         return shown
     head = (max_length - 1) // 2
@@ -112,7 +132,7 @@ def summarise(duration_s: float, spans: Sequence[Span]) -> str:
 def _draw_title(figure: Figure, name: str, track: ScoreTrack, spans: Sequence[Span]) -> None:
     top = (_HEIGHT_IN - 0.4) / _HEIGHT_IN
     left, right = _LEFT_IN / _WIDTH_IN, 1 - _RIGHT_IN / _WIDTH_IN
-    style: dict[str, Any] = {"family": _FONT, "parse_math": False, "va": "baseline", "color": _INK}
+    style: dict[str, Any] = {"family": _title_fonts(), "parse_math": False, "va": "baseline", "color": _INK}
     summary = figure.text(right, top, summarise(track.duration_s, spans), size=13, ha="right", **style)
     title = figure.text(left, top, showable(name, weight="bold"), size=15, weight="bold", ha="left", **style)
     room_px = summary.get_window_extent().x0 - 20

@@ -7,7 +7,7 @@ in memory; only its Data Docs are written, and `expectations.json`, which has no
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -27,15 +27,18 @@ from pydantic import Field, model_validator
 
 from models.errors import DataError, ValidationFailed
 from models.files import read_json, replacing_folder, write_json
+from models.importance import tell_misfit
 from models.manifest import SPLITS, VideoRow, read_manifest
 from models.params import Section
 from models.spans import total_duration_s
+from tasks.data_docs import make_offline
 from tasks.shell import stage_shell
 
 _NUM_NAMED = 5
 _SITE = "herdlight"
 # Seconds that a sum of highlights may exceed its video by, for rounding.
 _ROUNDING_S = 1e-6
+_PLAIN = tuple(field.name for field in fields(VideoRow) if field.name not in ("segments", "captions", "importance"))
 
 
 class ValidateParams(Section):
@@ -113,7 +116,7 @@ def build_tables(rows: Sequence[VideoRow], num_rejected: int) -> Tables:
     videos = pd.DataFrame.from_records(
         [
             {
-                **{name: value for name, value in asdict(row).items() if name not in ("segments", "captions")},
+                **{name: getattr(row, name) for name in _PLAIN},
                 "num_splits_of_group": len(splits_of_group[row.group]),
                 "num_splits_of_content": len(splits_of_content[row.video_id]),
                 "first_start_s": min((span.start_s for span in row.spans), default=0.0),
@@ -121,6 +124,7 @@ def build_tables(rows: Sequence[VideoRow], num_rejected: int) -> Tables:
                 "last_caption_end_s": max((caption.end_s for caption in row.captions), default=0.0),
                 "highlight_s": total_duration_s(row.spans),
                 "highlight_s_under_bad": total_duration_s(row.spans) if row.folder == "bad" else 0.0,
+                "importance_misfit": "" if row.importance is None else tell_misfit(row.importance, row.duration_s),
                 "end_s": row.duration_s + _ROUNDING_S,
             }
             for row in rows
@@ -211,6 +215,9 @@ def _expect_labels() -> list[Expectation]:
             description="Highlights are no longer than the video",
         ),
         between(column="highlight_s_under_bad", max_value=0, description="No video under bad/ has a highlight"),
+        gxe.ExpectColumnValuesToBeInSet(
+            column="importance_misfit", value_set=[""], description="Graded shots cover their video"
+        ),
     ]
 
 
@@ -358,6 +365,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         tables = build_tables(rows, count_rejected(shell["rejected"]))
         with replacing_folder(shell.out / "data_docs") as docs:
             outcomes = validate_tables(tables, params, docs)
+            make_offline(docs)
         write_json(shell.out / "expectations.json", summarise(outcomes))
         shell.write_metrics(check_outcomes(outcomes))
 

@@ -1,6 +1,7 @@
 """Shared by all tests: quiet libraries, pickle loading switched off, small data that is made and never fetched."""
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from tasks.shell import quiet_environment
 quiet_environment()
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell starts what runs in its background so, and its children
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -40,7 +43,7 @@ def shared() -> Path:
     return SHARED
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_row() -> Callable[..., Any]:
     """Return a function that makes a manifest row, with what a test cares about replaced."""
     from models.manifest import VideoRow

@@ -1,5 +1,6 @@
 """What the benchmarks plan, count and write, on made files; their measurements are runs of their own."""
 
+import gzip
 import json
 import re
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import gate_power, real_footage, tvsum_pipeline
+from benchmarks import gate_power, qvhighlights, real_footage, tvsum_pipeline
 from benchmarks.real_footage import Input, compare, is_clear, lay_out, plan, read_baseline, summarise
 from benchmarks.results_file import RESULTS, write_results
 from benchmarks.tvsum_pipeline import plan_data
@@ -94,7 +95,7 @@ def test_a_clear_reason_is_one_sentence(reason: str, clear: bool) -> None:
     assert is_clear(reason) is clear
 
 
-@pytest.mark.parametrize("module", [real_footage, tvsum_pipeline])
+@pytest.mark.parametrize("module", [qvhighlights, real_footage, tvsum_pipeline])
 def test_without_shared_there_is_one_line_and_status_1(
     module: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -176,7 +177,7 @@ def test_a_result_file_has_the_house_s_form_and_no_number_that_is_none(tmp_path:
         write_results("made", {"f1": float("nan")}, {}, commit="abc", folder=tmp_path)
 
 
-@pytest.mark.parametrize("name", [gate_power.NAME, real_footage.NAME, tvsum_pipeline.NAME])
+@pytest.mark.parametrize("name", [gate_power.NAME, qvhighlights.NAME, real_footage.NAME, tvsum_pipeline.NAME])
 def test_the_result_files_are_whole_runs_of_committed_code_and_name_no_path_of_a_machine(name: str) -> None:
     text = (RESULTS / f"{name}.json").read_text(encoding="utf-8")
     content = json.loads(text)
@@ -202,3 +203,53 @@ def test_the_tvsum_figures_hold_the_whole_ladder_and_the_gate_s_words() -> None:
     assert all(f"{row}_{metric}" in figures for row in (*MODEL_NAMES, *TRIVIAL_NAMES) for metric in ("f1", "ap"))
     assert len(content["refused"]) == figures["num_refused_lines"]
     assert (figures["promoted"] == 1) == (not content["refused"]) == (figures["flow_exit_status"] == 0)
+
+
+def test_the_qvhighlights_figures_are_the_official_ones_to_two_decimals() -> None:
+    content = read_json(RESULTS / "qvhighlights.json")
+    figures, official = content["figures"], content["official"]
+    assert len(official) == figures["num_official_values"] == figures["num_equal_values"] == 104
+    assert {name: figures[name] for name in official} == official
+    assert (figures["max_abs_difference"], figures["num_queries"]) == (0, 1550)
+    published = {"Fair": (67.77, 66.45), "Good": (58.09, 64.45), "VeryGood": (35.65, 55.55)}
+    for level, (average, hit) in published.items():
+        assert (figures[f"HL-min-{level}/HL-mAP"], figures[f"HL-min-{level}/HL-Hit1"]) == (average, hit)
+
+
+def make_query(qid: int, windows: list[list[int]]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a line of truth and one of predictions; the prediction is the first 20 of 40 seconds."""
+    truth = {
+        "qid": qid,
+        "duration": 40,
+        "relevant_windows": windows,
+        "relevant_clip_ids": [0, 1],
+        "saliency_scores": [[4, 2, 1], [2, 2, 2]],
+    }
+    scores = list(range(20, 0, -1))
+    return truth, {"qid": qid, "pred_relevant_windows": [[0, 20, 0.9]], "pred_saliency_scores": scores}
+
+
+def test_qvhighlights_counts_windows_by_their_length() -> None:
+    queries = [qvhighlights.query_of(*make_query(1, [[0, 20], [30, 36]])), qvhighlights.query_of(*make_query(2, []))]
+    assert queries[0].clips.ratings[:, :3].T.tolist() == [[4, 2, 1], [2, 2, 2], [0, 0, 0]]
+    figures = qvhighlights.evaluate(queries[:1])
+    assert figures["full/MR-R1/0.95"] == figures["middle/MR-mAP/average"] == figures["brief/MR-middle-mAP"] == 100
+    assert figures["full/MR-mAP/0.5"] == figures["brief/MR-full-mAP@0.5"] == pytest.approx(50)
+    assert figures["short/MR-mAP/average"] == 0
+    # By two annotators both clips are fair, by the third only the second.
+    assert figures["HL-min-Fair/HL-mAP"] == figures["brief/HL-min-Fair-mAP"] == pytest.approx(100 * 2.5 / 3)
+    assert figures["HL-min-VeryGood/HL-mAP"] == pytest.approx(100 / 3)  # one of three annotators, the others count 0
+    assert qvhighlights.of_length(queries[0].moments, "long") is None
+
+
+def test_qvhighlights_refuses_other_queries_and_other_figures(tmp_path: Path) -> None:
+    truth, predicted = make_query(1, [[0, 2]])
+    (tmp_path / qvhighlights.TRUTH).write_text(json.dumps(truth))
+    (tmp_path / qvhighlights.PREDICTIONS).write_bytes(gzip.compress(json.dumps(predicted | {"qid": 2}).encode()))
+    with pytest.raises(DataError, match=r"differ in 2 of 1 queries, e.g. \[1, 2\]"):
+        qvhighlights.read_queries(tmp_path)
+    flat = qvhighlights.flatten({"a": {"b": {"0.5": 1}}, "c": 2.5})
+    assert flat == {"a/b/0.5": 1, "c": 2.5}
+    assert qvhighlights.compare({"c": 2.504, "a/b/0.5": 0.99}, flat) == {"c": 0, "a/b/0.5": -0.01}
+    with pytest.raises(DataError, match="1 figures are on one side only"):
+        qvhighlights.compare({"c": 1}, flat)

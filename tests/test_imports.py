@@ -10,7 +10,7 @@ HEAVY = (
     *("torch", "mlflow", "prefect", "lightning", "open_clip"),
     *("matplotlib", "pandas", "great_expectations", "openvino"),
 )
-LIGHT_MODULES = ("app.cli", "models.files", "models.spans", "models.errors", "models.energy", "models.metrics")
+LIGHT_MODULES = ("app.cli", "models.files", "models.spans", "models.errors", "models.energy", "models.metrics.frames")
 MODULES = sorted(
     ".".join(path.relative_to(ROOT).with_suffix("").parts)
     for room in ("models", "tasks", "flows", "app")

@@ -22,6 +22,7 @@ from torch import nn
 
 from models.errors import EngineError, ShapeError
 from models.files import hash_file, read_json, write_json
+from models.onnx_session import ANY_BATCH, first_line, in_batches
 
 RECORD_FILE = "engine.json"
 EXAMPLE_BATCH = 2  # torch.export takes a batch of 1 for a constant
@@ -58,6 +59,7 @@ class EngineRecord:
     device:      where it runs: "cpu", "cuda", or for TensorRT the compute capabilities, "sm80+sm86"
     image_size:  side of the square input, px
     feature_dim: length of the output
+    batch_size:  frames of every call of the runtime, 0 for any number
     """
 
     name: str
@@ -67,15 +69,17 @@ class EngineRecord:
     device: str
     image_size: int
     feature_dim: int
+    batch_size: int = ANY_BATCH
 
 
 @dataclass(frozen=True)
 class Built:
-    """What a module's `build` hands back: the files it wrote (names), versions and device as in EngineRecord."""
+    """What a module's `build` hands back: the files it wrote (names), the rest as in EngineRecord."""
 
     files: tuple[str, ...]
     versions: Mapping[str, str]
     device: str
+    batch_size: int = ANY_BATCH
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +112,7 @@ class CheckedEngine:
         if not len(frames_NHWC):
             raise ShapeError(f"engine {self.name}: a batch needs at least one frame")
         with engine_errors(f"engine {self.name} cannot run"):
-            features_ND = self.run(np.ascontiguousarray(frames_NHWC))
+            features_ND = in_batches(self.run, np.ascontiguousarray(frames_NHWC), self.record.batch_size)
         expected = (len(frames_NHWC), self.record.feature_dim)
         if features_ND.shape != expected:
             raise EngineError(f"engine {self.name}: gave {features_ND.shape} for {expected}; run stage compile again")
@@ -185,8 +189,7 @@ def one_line(error: BaseException) -> str:
     """Return the first line of what an error came from: exporters wrap the cause in pages of advice."""
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:300]
+    return first_line(error)
 
 
 @contextlib.contextmanager
@@ -234,6 +237,11 @@ def describe_versions(record: EngineRecord, current: Mapping[str, str]) -> str:
     """Return " (written by …, here …)" where the packages changed since the engine was built, else nothing."""
     changed = [(name, old, current[name]) for name, old in record.versions.items() if current.get(name, old) != old]
     return "".join(f" (written by {name} {old}, here {new})" for name, old, new in changed)
+
+
+def unreadable(path: Path, record: EngineRecord, package: str) -> str:
+    """Return what is said of an engine's file that its runtime does not take, with both versions where they differ."""
+    return f"{path}: not readable{describe_versions(record, version_of(package))}; run stage compile again"
 
 
 def feature_dim_of(tower: nn.Module, image_size: int) -> int:

@@ -36,7 +36,8 @@ class EngineReport:
     """One line of engines.json: what does not change from run to run.
 
     name:      engine
-    status:    "measured"; "built" where it cannot run here; "missing" where its package is; "failed"
+    status:    "measured"; "built" where it cannot run here; "missing" where its package is;
+               "not_possible" for this kind of tower; "failed"
     reason:    why it was not measured, in one line; None where it was
     precision: float32, bfloat16 or float16; None where nothing was built
     num_bytes: its files together; None where nothing was built

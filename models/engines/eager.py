@@ -21,6 +21,7 @@ from models.engines.base import (
     torch_runner,
     version_of,
 )
+from models.engines.source import TowerSource
 from models.errors import EngineError
 
 _WEIGHTS_FILE = "tower.safetensors"
@@ -31,9 +32,9 @@ def run_tower(tower: nn.Module, precision: str, device: str) -> Runner:
     return torch_runner(frames_tower(tower, DTYPES[precision], device), device)
 
 
-def build(tower: nn.Module, folder: Path, image_size: int, precision: str) -> Built:
+def build(source: TowerSource, folder: Path, precision: str) -> Built:
     """Write the weights in `precision`."""
-    state = frames_tower(tower, DTYPES[precision]).tower.state_dict()
+    state = frames_tower(source.tower, DTYPES[precision]).tower.state_dict()
     save_file({key: value.contiguous().clone() for key, value in state.items()}, folder / _WEIGHTS_FILE)
     return Built((_WEIGHTS_FILE,), version_of("torch"), torch_device())
 

@@ -4,6 +4,7 @@ Knows the table of engines; each one's module is imported when it is used, since
 """
 
 import importlib
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,8 @@ from models.engines.base import (
     write_record,
 )
 from models.engines.eager import run_tower
-from models.errors import EngineError
+from models.engines.source import TowerSource
+from models.errors import EngineError, EngineNotPossible
 from models.files import hash_file, replacing_folder, require_space
 
 # What a build writes at most, in copies of the tower in float32: ONNX, its graph, and an archive that is rewritten.
@@ -38,14 +40,16 @@ class EngineKind:
 
     module:     where its `build` and `load` are
     precisions: arithmetic it can be built for, the default first
+    of_graph:   the same for a tower that is an ONNX graph, whose inner arithmetic stays its own; none: not possible
     """
 
     module: str
     precisions: tuple[str, ...]
+    of_graph: tuple[str, ...] = ()
 
 
 class _Module(Protocol):
-    build: Callable[[nn.Module, Path, int, str], Built]
+    build: Callable[[TowerSource, Path, str], Built]
     load: Callable[[Path, EngineRecord, MakeTower | None], Runner]
 
 
@@ -53,23 +57,29 @@ ENGINES = {
     "eager": EngineKind("models.engines.eager", ("float32",)),
     "eager-bf16": EngineKind("models.engines.eager", ("bfloat16",)),
     "torchscript": EngineKind("models.engines.torchscript", ("float32", "bfloat16")),
-    "onnx": EngineKind("models.engines.onnx", ("float32",)),
-    "openvino": EngineKind("models.engines.openvino", ("float32", "bfloat16")),
-    "tensorrt": EngineKind("models.engines.tensorrt", ("float16",)),
+    "onnx": EngineKind("models.engines.onnx", ("float32",), ("float32",)),
+    "openvino": EngineKind("models.engines.openvino", ("float32", "bfloat16"), ("float32", "bfloat16")),
+    "tensorrt": EngineKind("models.engines.tensorrt", ("float16",), ("float32",)),
 }
 
 
-def resolve_precision(name: str, precision: str) -> str:
+def resolve_precision(name: str, precision: str, is_graph: bool = False) -> str:
     """Return the precision that engine `name` is built in when `precision` is asked for.
 
+    is_graph: the tower is an ONNX graph
+
     An engine with one precision keeps it. Raises EngineError for an unknown engine, and for one with a choice that
-    does not include `precision`.
+    does not include `precision`; EngineNotPossible where there is no such engine of an ONNX graph.
     """
     kind = _kind_of(name)
-    if len(kind.precisions) == 1:
-        return kind.precisions[0]
-    if precision not in kind.precisions:
-        raise EngineError(f"engine {name}: precision {precision!r} is none of {', '.join(kind.precisions)}")
+    precisions = kind.of_graph if is_graph else kind.precisions
+    if not precisions:
+        able = ", ".join(other for other, entry in ENGINES.items() if entry.of_graph)
+        raise EngineNotPossible(f"engine {name} runs towers of torch, and this one is an ONNX graph; possible: {able}")
+    if len(precisions) == 1:
+        return precisions[0]
+    if precision not in precisions:
+        raise EngineError(f"engine {name}: precision {precision!r} is none of {', '.join(precisions)}")
     return precision
 
 
@@ -82,14 +92,28 @@ def build_engine(name: str, tower: nn.Module, folder: Path, image_size: int, pre
     Raises EngineError where it cannot be built, MissingExtra where its package is not installed, OSError on a disk
     that has no room for it.
     """
-    precision = resolve_precision(name, precision)
-    feature_dim = feature_dim_of(tower, image_size)
+    with tempfile.TemporaryDirectory(prefix="herdlight-") as scratch:
+        return build_engine_from(name, TowerSource(tower, image_size, Path(scratch)), folder, precision)
+
+
+def build_engine_from(name: str, source: TowerSource, folder: Path, precision: str) -> EngineRecord:
+    """Build engine `name` as `build_engine` does, of a source whose exported graph several engines share."""
+    precision = resolve_precision(name, precision, source.graph_tower is not None)
+    feature_dim = source.feature_dim
     with replacing_folder(folder) as temporary:
-        require_space(temporary, _COPIES * sum(4 * weight.numel() for weight in tower.state_dict().values()))
+        require_space(temporary, _COPIES * sum(4 * weight.numel() for weight in source.tower.state_dict().values()))
         with engine_errors(f"engine {name} cannot be built"):
-            built = _module_of(name).build(tower, temporary, image_size, precision)
-        hashes = {file: hash_file(temporary / file) for file in built.files}
-        record = EngineRecord(name, precision, hashes, built.versions, built.device, image_size, feature_dim)
+            built = _module_of(name).build(source, temporary, precision)
+        record = EngineRecord(
+            name=name,
+            precision=precision,
+            files={file: hash_file(temporary / file) for file in built.files},
+            versions=built.versions,
+            device=built.device,
+            image_size=source.image_size,
+            feature_dim=feature_dim,
+            batch_size=built.batch_size,
+        )
         write_record(temporary, record)
     return record
 

@@ -1,9 +1,10 @@
-"""TensorRT, float16: one serialized engine ("plan") for NVIDIA GPUs, always of the whole tower.
+"""TensorRT, float16 for a torch tower: one serialized engine ("plan") for NVIDIA GPUs, always of the whole tower.
 
 Two ways to the same kind of file. Where torch has CUDA, `torch_tensorrt` turns the exported program into a plan for
 the GPU that is there. Anywhere else, also with no GPU at all, TensorRT for RTX builds one ahead of time from ONNX
 for the compute capabilities in AHEAD_OF_TIME. Neither way leaves a part of the graph in eager mode: what TensorRT
-cannot convert stops the build. TensorRT is strongly typed, so the tower is made float16 before it is exported.
+cannot convert stops the build. TensorRT is strongly typed, so the tower is made float16 before it is exported. An
+ONNX tower keeps its own arithmetic and goes through TensorRT's ONNX parser on either way.
 
 A plan is no portable file: it runs with the TensorRT that wrote it, on the GPUs that it was written for.
 """
@@ -30,7 +31,7 @@ from models.engines.base import (
     quiet_export,
     version_of,
 )
-from models.engines.onnx import INPUT, export_onnx
+from models.engines.source import INPUT, TowerSource
 from models.errors import EngineError, MissingExtra
 
 # Ampere (A100; A10 and RTX 30), Ada (L4, RTX 40) and Blackwell (RTX 50).
@@ -40,12 +41,17 @@ _OPTIMAL_BATCH = 32
 _PLAN_FILE = "tower.plan"
 
 
-def build(tower: nn.Module, folder: Path, image_size: int, precision: str) -> Built:
+def build(source: TowerSource, folder: Path, precision: str) -> Built:
     """Write the plan, for the GPU here or else ahead of time. Raises MissingExtra where no TensorRT is installed."""
-    assert precision == "float16"
     if torch.cuda.is_available() and torch.version.cuda is not None:
-        return _build_with_torch(tower, folder, image_size)
-    return _build_ahead_of_time(tower, folder, image_size)
+        if source.graph_tower is None:
+            return _build_with_torch(source.tower, folder, source.image_size)
+        trt = _import("tensorrt", "cuda")
+        _write_plan(trt, source, folder, precision, ())
+        return Built((_PLAN_FILE,), version_of("tensorrt"), _capability_here(), source.batch_size)
+    trt = _import("tensorrt_rtx", "tensorrt")
+    _write_plan(trt, source, folder, precision, AHEAD_OF_TIME)
+    return Built((_PLAN_FILE,), version_of("tensorrt_rtx"), "+".join(AHEAD_OF_TIME), source.batch_size)
 
 
 def _build_with_torch(tower: nn.Module, folder: Path, image_size: int) -> Built:
@@ -68,34 +74,37 @@ def _build_with_torch(tower: nn.Module, folder: Path, image_size: int) -> Built:
             require_full_compilation=True,
         )
     (folder / _PLAN_FILE).write_bytes(bytes(plan))
+    return Built((_PLAN_FILE,), version_of("tensorrt"), _capability_here())
+
+
+def _capability_here() -> str:
     major, minor = torch.cuda.get_device_capability()
-    return Built((_PLAN_FILE,), version_of("tensorrt"), f"sm{major}{minor}")
+    return f"sm{major}{minor}"
 
 
-def _build_ahead_of_time(tower: nn.Module, folder: Path, image_size: int) -> Built:
-    trt = _import("tensorrt_rtx", "tensorrt")
-    onnx_path = folder / "tower.onnx"
-    export_onnx(tower, onnx_path, image_size, "float16")
+def _write_plan(
+    trt: ModuleType, source: TowerSource, folder: Path, precision: str, capabilities: tuple[str, ...]
+) -> None:
+    """Build the plan from the ONNX graph, for `capabilities`; none means the GPU that is here."""
     logger = _QuietLogger.of(trt)
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
-    if not parser.parse_from_file(str(onnx_path)):
+    if not parser.parse_from_file(str(source.onnx(precision))):
         raise EngineError(f"engine tensorrt: operator not supported: {parser.get_error(0).desc().splitlines()[0]}")
     config = builder.create_builder_config()
     profile = builder.create_optimization_profile()
-    profile.set_shape(INPUT, *(_shape(batch, image_size) for batch in (1, _OPTIMAL_BATCH, MAX_BATCH)))
+    batches = [source.batch_size] * 3 if source.batch_size else (1, _OPTIMAL_BATCH, MAX_BATCH)
+    profile.set_shape(INPUT, *(_shape(batch, source.image_size) for batch in batches))
     config.add_optimization_profile(profile)
-    config.num_compute_capabilities = len(AHEAD_OF_TIME)
-    for index, name in enumerate(AHEAD_OF_TIME):
+    if capabilities:
+        config.num_compute_capabilities = len(capabilities)
+    for index, name in enumerate(capabilities):
         config.set_compute_capability(trt.ComputeCapability.__members__[name.upper()], index)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise EngineError(f"engine tensorrt: the builder gave no engine: {logger.last or 'no reason told'}")
     (folder / _PLAN_FILE).write_bytes(bytes(plan))
-    for path in folder.glob("tower.onnx*"):
-        path.unlink()
-    return Built((_PLAN_FILE,), version_of("tensorrt_rtx"), "+".join(AHEAD_OF_TIME))
 
 
 def load(folder: Path, record: EngineRecord, make_tower: MakeTower | None) -> Runner:
@@ -107,10 +116,10 @@ def load(folder: Path, record: EngineRecord, make_tower: MakeTower | None) -> Ru
         raise EngineError(f"{folder}: plan of {package} {written_by}, here is {current}; run stage compile again")
     if not torch.cuda.is_available():
         raise EngineError(f"{folder}: engine for NVIDIA {record.device}; torch sees no GPU on this machine")
-    major, minor = torch.cuda.get_device_capability()
-    if f"sm{major}{minor}" not in record.device.split("+"):
-        here = f"this GPU is sm{major}{minor}"
-        raise EngineError(f"{folder}: engine for NVIDIA {record.device}, {here}; run stage compile on this machine")
+    if (here := _capability_here()) not in record.device.split("+"):
+        raise EngineError(
+            f"{folder}: engine for NVIDIA {record.device}, this GPU is {here}; run stage compile on this machine"
+        )
     logger = _QuietLogger.of(trt)
     with engine_errors(f"{folder / _PLAN_FILE}: not readable"):
         engine = trt.Runtime(logger).deserialize_cuda_engine((folder / _PLAN_FILE).read_bytes())

@@ -8,7 +8,6 @@ plain containers and cannot name a Python class, so no Python pickle is opened. 
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from models.engines.base import (
     DTYPES,
@@ -16,7 +15,6 @@ from models.engines.base import (
     EngineRecord,
     MakeTower,
     Runner,
-    describe_versions,
     engine_errors,
     example_frames,
     frames_tower,
@@ -24,19 +22,21 @@ from models.engines.base import (
     require_torch_device,
     torch_device,
     torch_runner,
+    unreadable,
     version_of,
 )
+from models.engines.source import TowerSource
 
 _FILE = "tower.torchscript"
 
 
-def build(tower: nn.Module, folder: Path, image_size: int, precision: str) -> Built:
+def build(source: TowerSource, folder: Path, precision: str) -> Built:
     """Trace the tower and write its archive."""
     device = torch_device()
-    module = frames_tower(tower, DTYPES[precision], device)
+    module = frames_tower(source.tower, DTYPES[precision], device)
     with quiet_export(), torch.no_grad():
         traced = torch.jit.trace(  # type: ignore[no-untyped-call]
-            module, example_frames(image_size, device), check_trace=False
+            module, example_frames(source.image_size, device), check_trace=False
         )
         torch.jit.save(torch.jit.freeze(traced), folder / _FILE)
     _drop_debug_records(folder / _FILE)
@@ -58,7 +58,6 @@ def _drop_debug_records(path: Path) -> None:
 def load(folder: Path, record: EngineRecord, make_tower: MakeTower | None) -> Runner:
     """Return the function of an engine that `build` wrote."""
     require_torch_device(record)
-    changed = describe_versions(record, version_of("torch"))
-    with quiet_export(), engine_errors(f"{folder / _FILE}: not readable{changed}; run stage compile again"):
+    with quiet_export(), engine_errors(unreadable(folder / _FILE, record, "torch")):
         module = torch.jit.load(folder / _FILE, record.device).eval()  # type: ignore[no-untyped-call]
     return torch_runner(module, record.device)

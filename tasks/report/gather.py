@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from models.comparison import Comparison
 from models.energy import Energy
 from models.errors import DataError
 from models.evaluation import Evaluation
@@ -18,11 +19,12 @@ from models.files import read_json, read_jsonl
 from models.manifest import VideoRow, read_manifest
 from models.params import read_params
 from models.predictions import read_predictions
+from models.reliability import ReliabilityPair
 from models.verdict import Verdict
 
 # In the order in which they run; report itself is still running when it reads the others.
 STAGES = ("ingest", "validate", "frames", "pretrain", "embed", "train", "prune", "compile", "evaluate", "gate")
-PICTURES = ("pr_curve", "confusion", "scores")
+PICTURES = ("pr_curve", "confusion", "scores", "reliability")
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,9 @@ class Validation:
 class ReportInputs:
     """Everything that the report shows.
 
+    figures:     content of evaluation.json, with what later stages may add to it
+    reliability: of the served model; None where no stage left it
+    champion:    against the model in use; None where there is none or nobody compared
     manifest:    one row a video that was used
     predictions: frame table of the compiled engine
     rejected:    path and reason of each rejected video; None where no stage left a list
@@ -56,6 +61,9 @@ class ReportInputs:
     """
 
     evaluation: Evaluation
+    figures: Mapping[str, Any]
+    reliability: ReliabilityPair | None
+    champion: Comparison | None
     verdict: Verdict | None
     manifest: Sequence[VideoRow]
     predictions: pd.DataFrame
@@ -70,11 +78,19 @@ class ReportInputs:
     frames: Path
 
 
-def read_inputs(build: Path, params: Path) -> ReportInputs:
-    """Return what the stages left under `build`. Raises DataError or ModelError when a needed file is missing."""
+def read_inputs(build: Path, params: Path, champion: Comparison | None = None) -> ReportInputs:
+    """Return what the stages left under `build`. Raises DataError or ModelError when a needed file is missing.
+
+    champion: how the served model stands to the one in use, which no stage knows
+    """
     verdict = _optional_json(build / "gate" / "verdict.json")
+    figures = _needed_json(build / "evaluate" / "evaluation.json", "evaluate")
+    reliability = _optional_json(build / "evaluate" / "reliability.json")
     return ReportInputs(
-        evaluation=Evaluation.from_json(_needed_json(build / "evaluate" / "evaluation.json", "evaluate")),
+        evaluation=Evaluation.from_json(figures),
+        figures=figures,
+        reliability=None if reliability is None else ReliabilityPair.from_json(reliability),
+        champion=champion,
         verdict=None if verdict is None else Verdict.from_json(verdict),
         manifest=_manifest(build),
         predictions=read_predictions(build / "compile" / "predictions.parquet"),

@@ -8,6 +8,7 @@ import base64
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -15,14 +16,18 @@ import yaml
 from markupsafe import Markup, escape
 
 from models.energy import add_energy
-from models.evaluation import MODEL_NAMES, SERVED, Row
+from models.evaluation import SERVED
+from models.files import write_text
 from models.manifest import SPLITS, VideoRow
 from models.metrics import Counts
 from models.spans import total_duration_s
 from tasks.pictures import PLAIN_NAMES
 from tasks.report.curves import make_curves
 from tasks.report.gather import ReportInputs
-from tasks.report.strips import Strip, make_strip, rank_videos
+from tasks.report.images import FramePictures
+from tasks.report.ladder import make_forest, make_tables
+from tasks.report.misses import Stretch, count_categories, judge_frames, longest_stretches
+from tasks.report.strips import Cut, Strip, choose_extremes, make_strip, rank_videos
 
 LINE_NAMES: Mapping[str, str] = {
     "metrics_present": "Nothing is missing",
@@ -34,12 +39,28 @@ LINE_NAMES: Mapping[str, str] = {
     "served_threshold": "Served as it was judged",
     "champion": "Not worse than the model in use",
 }
+# Rows that only tables of rank correlation have.
+_REFERENCE_NAMES: Mapping[str, str] = {
+    "human": "One person against the others",
+    "human_each": "One person against each other",
+    "ceiling": "The mean of all against each person",
+}
 _ENGINE_KEYS = (
     *("name", "status", "reason", "precision", "num_bytes", "latency_ms_p50", "latency_ms_p99", "frames_per_s"),
     *("max_score_diff", "mean_score_diff", "f1", "f1_diff"),
 )
-_NUM_WORST, _NUM_BEST = 4, 3
+_NUM_EXTREMES = 10
+_NUM_STRETCHES = 4
+_NUM_CHANGES = 8
 _DASH = "\N{EN DASH}"
+
+
+def write_pages(folder: Path, inputs: ReportInputs) -> int:
+    """Write report.html and model_card.md into `folder`, and return the bytes of the page."""
+    report = render_report(inputs)
+    write_text(folder / "report.html", report)
+    write_text(folder / "model_card.md", render_model_card(inputs))
+    return len(report.encode())
 
 
 def render_report(inputs: ReportInputs) -> str:
@@ -80,18 +101,26 @@ def _context(inputs: ReportInputs, *, strips: bool = True) -> dict[str, Any]:
     served = evaluation.row(SERVED)
     threshold = 0.5 if served is None or served.threshold is None else served.threshold
     ranked = rank_videos(inputs.predictions, threshold)
+    by_id = {video.video_id: video for video in inputs.manifest}
+    is_squashed = inputs.spec.get("sampling", inputs.params.get("frames") or {}).get("fit") == "squash"
+    pictures = FramePictures(inputs.frames if strips else None, is_squashed)
     return {
         "evaluation": evaluation,
         "served": served,
         "threshold": threshold,
-        "rows": [_ladder_row(row) for row in evaluation.rows],
-        "names": PLAIN_NAMES,
+        "tables": make_tables(inputs.figures),
+        "forest": make_forest(inputs.figures),
+        "names": {**PLAIN_NAMES, **_REFERENCE_NAMES},
         "verdict": inputs.verdict,
         "line_names": LINE_NAMES,
         "required_f1": _required_f1(inputs),
         "pictures": {name: _png_uri(content) for name, content in inputs.pictures.items()},
-        "strips": _strips(inputs, ranked, threshold) if strips else {},
-        "videos": _videos(inputs, ranked),
+        "reliability": inputs.reliability,
+        "strips": _strips(inputs, ranked, _cut(inputs.spec, threshold), pictures) if strips else {},
+        "videos": _videos(by_id, ranked),
+        "champion": inputs.champion,
+        "changes": _changes(inputs, by_id),
+        **_misses(inputs, by_id, threshold, pictures),
         "splits": _splits(inputs.manifest),
         "contents": _contents(inputs.manifest),
         "rejected": inputs.rejected,
@@ -104,6 +133,10 @@ def _context(inputs: ReportInputs, *, strips: bool = True) -> dict[str, Any]:
         "model": _model(inputs.spec),
         "params": yaml.safe_dump(dict(inputs.params), sort_keys=False, allow_unicode=True) if inputs.params else "",
     }
+
+
+def _cut(spec: Mapping[str, Any], threshold: float) -> Cut:
+    return Cut(threshold, spec.get("min_duration_s") or 0.0, spec.get("merge_gap_s") or 0.0)
 
 
 def _required_f1(inputs: ReportInputs) -> float | None:
@@ -121,42 +154,80 @@ def _model(spec: Mapping[str, Any]) -> dict[str, Any]:
         "temporal": spec.get("temporal"),
         "fps": sampling.get("fps"),
         "image_size": sampling.get("image_size"),
+        "calibration": _calibration(spec.get("calibration") or {}),
     }
 
 
-def _ladder_row(row: Row) -> dict[str, Any]:
-    """Return the row with its F1 interval laid out on a scale from 0 to 100 percent."""
-    f1 = row.f1
-    whisker = None if not f1.is_complete else (f1.low * 100, (f1.high - f1.low) * 100)
-    return {
-        "row": row,
-        "is_model": row.name in MODEL_NAMES,
-        "dot": None if math.isnan(f1.value) else f1.value * 100,
-        "whisker": whisker,
-    }
+def _calibration(value: Mapping[str, Any]) -> str:
+    """Return in words how scores became probabilities."""
+    method = value.get("method", "none")
+    if method in ("temperature", "platt"):
+        bias = f", bias {value.get('bias', 0):+.2f}" if method == "platt" else ""
+        return f"{method}, fitted on val: temperature {value.get('temperature', 1):.2f}{bias}"
+    return "isotonic, fitted on val" if method == "isotonic" else "none"
 
 
-def _strips(inputs: ReportInputs, ranked: list[tuple[str, Counts]], threshold: float) -> dict[str, list[Strip]]:
+def _strips(
+    inputs: ReportInputs, ranked: list[tuple[str, Counts]], cut: Cut, pictures: FramePictures
+) -> dict[str, list[Strip]]:
     """Return the worst and the best test videos with thumbnails; few videos are all shown, none twice."""
     by_id = {video.video_id: video for video in inputs.manifest}
     test = inputs.predictions[inputs.predictions["split"] == "test"]
     rows_of = {str(video_id): rows for video_id, rows in test.groupby("video_id")}
-    is_squashed = inputs.spec.get("sampling", inputs.params.get("frames") or {}).get("fit") == "squash"
-    known = [video_id for video_id, _ in ranked if video_id in by_id]
-    worst = known[:_NUM_WORST]
-    best = [video_id for video_id in reversed(known) if video_id not in worst][:_NUM_BEST]
+    worst, best = choose_extremes([video_id for video_id, _ in ranked if video_id in by_id], _NUM_EXTREMES)
     return {
-        which: [
-            make_strip(rows_of[video_id], by_id[video_id], threshold, inputs.frames, is_squashed=is_squashed)
-            for video_id in chosen
-        ]
+        which: [make_strip(rows_of[video_id], by_id[video_id], cut, pictures) for video_id in chosen]
         for which, chosen in (("worst", worst), ("best", best))
     }
 
 
-def _videos(inputs: ReportInputs, ranked: list[tuple[str, Counts]]) -> list[dict[str, Any]]:
-    paths = {video.video_id: video.path for video in inputs.manifest}
-    return [{"path": paths.get(video_id, video_id), "counts": counts} for video_id, counts in ranked]
+def _misses(
+    inputs: ReportInputs, by_id: Mapping[str, VideoRow], threshold: float, pictures: FramePictures
+) -> dict[str, Any]:
+    """Return the kinds of scene with what is missed and falsely flagged, and the longest stretches of either."""
+    judged = judge_frames(inputs.predictions, by_id, threshold)
+    categories = count_categories(judged)
+
+    def shown(stretch: Stretch) -> dict[str, Any]:
+        video = by_id.get(stretch.video_id)
+        middle_s = (stretch.start_s + stretch.end_s) / 2
+        picture = None if video is None else pictures.at(video, middle_s)
+        return {"stretch": stretch, "path": video.path if video else stretch.video_id, "picture": picture}
+
+    return {
+        "categories": categories,
+        "longest_s": max((max(one.highlight_s, one.false_s) for one in categories), default=0.0),
+        "missed": [shown(one) for one in longest_stretches(judged, by_id, label=1, num=_NUM_STRETCHES)],
+        "false_alarms": [shown(one) for one in longest_stretches(judged, by_id, label=0, num=_NUM_STRETCHES)],
+    }
+
+
+def _changes(inputs: ReportInputs, by_id: Mapping[str, VideoRow]) -> dict[str, Any] | None:
+    """Return how many videos are better, worse and the same as with the champion, and those that moved most."""
+    if inputs.champion is None:
+        return None
+    better, worse = inputs.champion.better, inputs.champion.worse
+    moved = {which: changes[:_NUM_CHANGES] for which, changes in (("better", better), ("worse", worse))}
+    return {
+        "num_better": len(better),
+        "num_worse": len(worse),
+        "num_same": len(inputs.champion.videos) - len(better) - len(worse),
+        "most": max((abs(change.gained) for change in (*better, *worse)), default=1.0),
+        **{
+            which: [
+                {"path": by_id[one.video_id].path if one.video_id in by_id else one.video_id, "change": one}
+                for one in changes
+            ]
+            for which, changes in moved.items()
+        },
+    }
+
+
+def _videos(by_id: Mapping[str, VideoRow], ranked: list[tuple[str, Counts]]) -> list[dict[str, Any]]:
+    return [
+        {"path": by_id[video_id].path if video_id in by_id else video_id, "counts": counts}
+        for video_id, counts in ranked
+    ]
 
 
 def _splits(manifest: Sequence[VideoRow]) -> list[dict[str, Any]]:

@@ -1,27 +1,36 @@
-"""One strip a test video: truth, flagged stretches and score over time, with a few frames.
+"""One strip a test video: true and predicted highlights and the score over time, with a few frames.
 
-Knows frame tables and frame shards, and lays shapes out in a box of 1000 by 100; knows nothing of HTML. A frame
-stands until the next one, the last until the end of the video (`models.spans`).
+Knows frame tables, and lays shapes out in a box of 1000 by 100; knows nothing of HTML or of how pictures are
+stored. A frame stands until the next one, the last until the end of the video (`models.spans`).
 """
 
-import base64
-import io
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
-from models.errors import HerdlightError
 from models.manifest import VideoRow
 from models.metrics import Counts, count_frames
-from models.shards import read_frames_shard
+from models.spans import ScoreTrack, Span, spans_above
+from tasks.report.images import FramePictures
 
 WIDTH, HEIGHT = 1000.0, 100.0
-_NUM_THUMBNAILS = 5
-_THUMBNAIL_HEIGHT = 96  # px
-_JPEG_QUALITY = 82
+_NUM_THUMBNAILS = 4
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How scores become highlights, as the served model does it.
+
+    threshold:      score from which a frame is flagged, 0 to 1
+    min_duration_s: shortest highlight, seconds
+    merge_gap_s:    highlights at most this far apart become one, seconds
+    """
+
+    threshold: float
+    min_duration_s: float = 0.0
+    merge_gap_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -56,9 +65,11 @@ class Strip:
 
     path:        of the video, relative to the videos folder; anything may be in a file name
     content:     category of the clip, "" unknown
+    caption:     words for it, "" unknown
     counts:      its frames by prediction and truth
     truth:       labelled stretches
     flagged:     stretches at or above the threshold
+    predicted:   highlights that the model gives: those stretches joined where close, less what is too short
     curve:       points "x,y x,y …" of the score, a step a frame
     threshold_y: of the threshold
     ticks:       position in percent and label of each mark on the time axis
@@ -67,9 +78,11 @@ class Strip:
 
     path: str
     content: str
+    caption: str
     counts: Counts
     truth: tuple[Block, ...]
     flagged: tuple[Block, ...]
+    predicted: tuple[Block, ...]
     curve: str
     threshold_y: float
     ticks: tuple[tuple[float, str], ...]
@@ -77,24 +90,35 @@ class Strip:
 
 
 def rank_videos(predictions: pd.DataFrame, threshold: float) -> list[tuple[str, Counts]]:
-    """Return every test video with its counts, the one with the smallest share of right frames first."""
+    """Return every test video with its counts, the one with the smallest share of right frames first.
+
+    Of equals, one where more highlight is found counts as better.
+    """
     test = predictions[predictions["split"] == "test"]
     counted = [
         (str(video_id), count_frames(rows["label"].to_numpy(), rows["score"].to_numpy() >= threshold))
         for video_id, rows in test.groupby("video_id", sort=True)
     ]
-    return sorted(counted, key=lambda item: (item[1].accuracy, item[0]))
+    return sorted(counted, key=lambda item: (item[1].accuracy, item[1].tp, item[0]))
 
 
-def make_strip(
-    rows: pd.DataFrame, video: VideoRow, threshold: float, frames: Path | None, *, is_squashed: bool
-) -> Strip:
+def choose_extremes(ranked: Sequence[str], most: int) -> tuple[list[str], list[str]]:
+    """Return the worst and the best of videos `ranked` from worst to best, worst and best first, none in both.
+
+    At most `most` of each; where there are fewer than twice as many, the better half counts as best.
+    """
+    num_worst = min(most, (len(ranked) + 1) // 2)
+    num_best = min(most, len(ranked) - num_worst)
+    return list(ranked[:num_worst]), list(reversed(ranked[len(ranked) - num_best :]))
+
+
+def make_strip(rows: pd.DataFrame, video: VideoRow, cut: Cut, pictures: FramePictures) -> Strip:
     """Return the strip of one video.
 
-    rows:        its frames, columns time_s, label, score
-    video:       its manifest row
-    frames:      folder of the frame shards, None for a strip without thumbnails
-    is_squashed: whether stored frames were squashed to a square, so that their shape has to be given back
+    rows:     its frames, columns time_s, label, score
+    video:    its manifest row
+    cut:      how its scores become highlights
+    pictures: where thumbnails come from
     """
     rows = rows.sort_values("time_s")
     times_s = rows["time_s"].to_numpy(np.float64)
@@ -106,18 +130,21 @@ def make_strip(
         for score, start, end in zip(scores, edges[:-1], edges[1:], strict=True)
         for x in (start, end)
     ]
-    flagged = scores >= threshold
-    aspect = video.width / video.height if is_squashed else 1.0
+    flagged = scores >= cut.threshold
+    track = ScoreTrack(times_s, rows["score"].to_numpy(np.float32), duration_s)
+    predicted = spans_above(track, cut.threshold, min_duration_s=cut.min_duration_s, merge_gap_s=cut.merge_gap_s)
     return Strip(
         path=video.path,
         content=video.content,
+        caption=video.caption,
         counts=count_frames(labels, flagged),
         truth=_blocks(labels.astype(bool), edges),
         flagged=_blocks(flagged, edges),
+        predicted=tuple(_block(span, duration_s) for span in predicted),
         curve=" ".join(points),
-        threshold_y=HEIGHT * (1 - min(threshold, 1.0)),
+        threshold_y=HEIGHT * (1 - min(cut.threshold, 1.0)),
         ticks=_ticks(duration_s),
-        thumbnails=() if frames is None else _thumbnails(rows, video.video_id, threshold, frames, aspect),
+        thumbnails=_thumbnails(rows, video, cut.threshold, pictures),
     )
 
 
@@ -127,6 +154,10 @@ def _blocks(inside_T: np.ndarray, edges: np.ndarray) -> tuple[Block, ...]:
         Block(float(edges[start]), float(edges[end] - edges[start]))
         for start, end in zip(changes[::2], changes[1::2], strict=True)
     )
+
+
+def _block(span: Span, duration_s: float) -> Block:
+    return Block(span.start_s / duration_s * WIDTH, span.duration_s / duration_s * WIDTH)
 
 
 def _ticks(duration_s: float) -> tuple[tuple[float, str], ...]:
@@ -145,34 +176,24 @@ def _clock(time_s: float) -> str:
 
 
 def _thumbnails(
-    rows: pd.DataFrame, video_id: str, threshold: float, frames: Path, aspect: float
+    rows: pd.DataFrame, video: VideoRow, threshold: float, pictures: FramePictures
 ) -> tuple[Thumbnail, ...]:
-    try:
-        sampled = read_frames_shard(frames, video_id)
-    except HerdlightError:
-        return ()  # the strip is whole without pictures, and the frames stage has its own say about missing shards
     times_s, labels = rows["time_s"].to_numpy(np.float64), rows["label"].to_numpy()
     scores = rows["score"].to_numpy(np.float64)
+    shown = ((place, pictures.at(video, times_s[place])) for place in _even_places(len(rows)))
     return tuple(
         Thumbnail(
-            source=_data_uri(sampled.frames_THWC[int(np.argmin(np.abs(sampled.times_s - times_s[place])))], aspect),
+            source=source,
             time_s=float(times_s[place]),
             score=float(scores[place]),
             is_highlight=bool(labels[place]),
             is_flagged=bool(scores[place] >= threshold),
         )
-        for place in _even_places(len(rows))
+        for place, source in shown
+        if source is not None
     )
 
 
 def _even_places(num_frames: int) -> list[int]:
     count = min(_NUM_THUMBNAILS, num_frames)
     return [int((place + 0.5) * num_frames / count) for place in range(count)]
-
-
-def _data_uri(pixels_HWC: np.ndarray, aspect: float) -> str:
-    width = max(1, round(_THUMBNAIL_HEIGHT * min(max(aspect, 0.4), 2.5)))
-    image = Image.fromarray(pixels_HWC).resize((width, _THUMBNAIL_HEIGHT), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=_JPEG_QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

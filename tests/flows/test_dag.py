@@ -22,7 +22,7 @@ def test_the_projects_own_dag_runs_from_footage_to_report() -> None:
     assert dag.names[0] == "ingest"
     assert dag.names[-1] == "report"
     assert set(dag["gate"].upstream) == {"compile", "evaluate"}
-    assert dag["evaluate"].upstream == ("embed", "train", "prune", "compile")
+    assert dag["evaluate"].upstream == ("frames", "embed", "train", "prune", "compile")
     assert {"ingest", "frames", "train", "compile"} <= dag.ancestors("report")
     assert dag["train"].folder == "build/train"
     assert "build/train/history.jsonl" in dag["train"].plots

@@ -112,6 +112,8 @@ def test_a_run_a_cached_run_and_a_refusal(repository: TinyRepository, capfd: pyt
     parent = client.get_run(first.run_id)
     assert parent.info.status == "FINISHED"
     assert parent.data.tags["verdict"] == "promoted"
+    assert parent.data.tags["mlflow.note.content"].startswith("**Promoted**")
+    assert client.get_experiment(parent.info.experiment_id).tags["mlflow.experimentKind"] == "custom_model_development"
     assert parent.data.tags["model_version"] == "1"
     assert parent.data.tags["data_hash"] == "0123abc.dir"
     assert parent.data.metrics["compiled_f1"] == 1.0

@@ -81,10 +81,17 @@ from common import PARAMS, leave
 from models.evaluation import MODEL_NAMES
 from models.files import write_json
 from models.predictions import read_predictions
+from models.spans import Span
 from tasks.evaluate import EvaluateParams, evaluate
+from tasks.evaluate_segments import SegmentTruth
 
 table = read_predictions(Path("build/compile/predictions.parquet"))
-evaluation = evaluate({name: table for name in MODEL_NAMES}, EvaluateParams(**PARAMS["evaluate"]))
+spans = {
+    video: tuple(Span(time_s, time_s + 0.25) for time_s in frames["time_s"][frames["label"] == 1])
+    for video, frames in table.groupby("video_id")
+}
+truth = SegmentTruth(spans, dict.fromkeys(spans, 3.0), min_duration_s=0.0, merge_gap_s=0.0)
+evaluation = evaluate({name: table for name in MODEL_NAMES}, truth, EvaluateParams(**PARAMS["evaluate"]))
 out = leave("evaluate", {"compiled_f1": evaluation.row("compiled").f1.value}, 4e-4)
 write_json(out / "evaluation.json", evaluation.to_json())
 (out / "pictures").mkdir(exist_ok=True)

@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +39,7 @@ SPEC = EncoderSpec(
     mean=(0.48, 0.46, 0.41),
     std=(0.27, 0.26, 0.28),
 )
+ROOT = Path(__file__).resolve().parents[2]
 RUNS_HERE = [(name, precision) for name, kind in ENGINES.items() if name != "tensorrt" for precision in kind.precisions]
 # Largest difference, relative to the spread of the features.
 TOLERANCE = {"float32": 1e-5, "bfloat16": 0.04}
@@ -331,3 +334,26 @@ def test_missing_tensorrt_names_the_extra(tower: Tower, tmp_path: Path, monkeypa
     with pytest.raises(MissingExtra, match=r"pip install herdlight\[tensorrt\]"):
         build_engine("tensorrt", tower, tmp_path / "engine", SIDE, "float16")
     assert not list(tmp_path.iterdir())
+
+
+SIGNAL_AFTER_TWO_MODELS = """
+import gc, signal, sys
+from pathlib import Path
+from models.engines import load_engine
+handled = []
+signal.signal(signal.SIGUSR1, lambda *_: handled.append(1))
+engines = [load_engine(Path(sys.argv[1])) for _ in range(2)]
+del engines[0]
+gc.collect()
+del engines[0]
+gc.collect()
+signal.raise_signal(signal.SIGUSR1)
+assert handled
+"""
+
+
+def test_a_process_survives_a_signal_after_its_openvino_engines_are_gone(tower: Tower, tmp_path: Path) -> None:
+    build_engine("openvino", tower, tmp_path / "engine", SIDE, "float32")
+    command = [sys.executable, "-c", SIGNAL_AFTER_TWO_MODELS, str(tmp_path / "engine")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, (done.returncode, done.stderr)

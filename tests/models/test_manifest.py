@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 
 from models.errors import DataError, TooManyRejected
 from models.files import read_json
+from models.importance import importance_of
 from models.manifest import (
     Caption,
     Rejection,
     VideoRow,
     read_manifest,
     refuse_too_many,
+    to_table,
     write_manifest,
     write_rejections,
 )
@@ -64,6 +66,27 @@ def test_order_and_time_of_writing_leave_no_trace(make_row: MakeRow, tmp_path: P
     write_manifest(tmp_path / "two.parquet", reversed(rows))
     assert (tmp_path / "one.parquet").read_bytes() == (tmp_path / "two.parquet").read_bytes()
     assert [row.path for row in read_manifest(tmp_path / "one.parquet")] == ["a.mp4", "b.mp4", "c.mp4"]
+
+
+def test_importance_comes_back_with_its_gaps_and_to_the_same_bytes(make_row: MakeRow, tmp_path: Path) -> None:
+    importance = importance_of(2.0, [[1, None, 3.5], [None, None, 0.1 + 0.2]])
+    rows = [make_row("a", path="a.mp4", importance=importance), make_row("b", path="b.mp4")]
+    write_manifest(tmp_path / "one.parquet", rows)
+    found = read_manifest(tmp_path / "one.parquet")
+    assert found == rows
+    assert found[0].importance == importance
+    assert found[1].importance is None
+    write_manifest(tmp_path / "two.parquet", reversed(found))
+    assert (tmp_path / "one.parquet").read_bytes() == (tmp_path / "two.parquet").read_bytes()
+
+
+def test_a_manifest_of_ragged_annotators_is_told(make_row: MakeRow, tmp_path: Path) -> None:
+    table = to_table([make_row("a")])
+    ragged = pa.array([{"shot_s": 2.0, "scores": [[1.0], [1.0, 2.0]]}], table.schema.field("importance").type)
+    index = table.schema.get_field_index("importance")
+    pq.write_table(table.set_column(index, "importance", ragged), tmp_path / "m.parquet")
+    with pytest.raises(DataError, match="annotator 2 scored 2 shots"):
+        read_manifest(tmp_path / "m.parquet")
 
 
 def test_an_empty_manifest_keeps_its_columns(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from models.engines import store
 from models.engines.compare import compare_scores, measure_latency
@@ -112,7 +111,7 @@ def break_engine(monkeypatch: pytest.MonkeyPatch, name: str, error: Exception) -
 
     class Broken:
         @staticmethod
-        def build(tower: nn.Module, folder: Path, image_size: int, precision: str) -> None:
+        def build(*_arguments: object) -> None:
             raise error
 
     monkeypatch.setattr(store, "_module_of", lambda asked: Broken if asked == name else build(asked))

@@ -17,9 +17,12 @@ from sklearn import metrics as sk
 from models.errors import ModelError
 from models.evaluation import METRIC_NAMES, MODEL_NAMES, TRIVIAL_NAMES, Evaluation, read_video_counts
 from models.files import read_json
+from models.manifest import VideoRow, write_manifest
 from models.metrics import Counts
 from models.predictions import write_predictions
+from models.spans import Span
 from tasks.evaluate import EvaluateParams, evaluate, main
+from tasks.evaluate_segments import SegmentTruth
 
 PARAMS = EvaluateParams(num_bootstrap=100)
 Tables = dict[str, pd.DataFrame]
@@ -59,9 +62,18 @@ def change(tables: Tables, split: str, edit: Callable[[pd.DataFrame], pd.DataFra
     }
 
 
+def make_truth(num_videos: int = 13, frames: int = 24) -> SegmentTruth:
+    """Return the highlights that `make_tables` labels, in seconds."""
+    spans = {f"{index:016x}": (Span(0.0, frames / 12),) * (index % 4 != 3) for index in range(num_videos)}
+    return SegmentTruth(spans, dict.fromkeys(spans, frames / 4), min_duration_s=0.5, merge_gap_s=0.75)
+
+
+TRUTH = make_truth()
+
+
 @pytest.fixture(scope="module")
 def evaluation() -> Evaluation:
-    return evaluate(make_tables(), PARAMS)
+    return evaluate(make_tables(), TRUTH, PARAMS)
 
 
 def test_rows_are_the_ladder_then_what_is_trivial(evaluation: Evaluation) -> None:
@@ -92,6 +104,22 @@ def test_figures_agree_with_sklearn_on_test_frames_only(evaluation: Evaluation) 
         assert row.counts.num_frames == len(test) == evaluation.num_frames
 
 
+def test_better_models_cut_better_highlights_and_all_beat_chance(evaluation: Evaluation) -> None:
+    found = {row.name: row.metrics["segment_map"].value for row in evaluation.rows}
+    assert found["random"] < found["zero_shot"] < found["fine_tuned"] <= found["compiled"] <= 1
+    # One highlight a video from start to end, of which a third is right: never half of both together.
+    assert found["all_positive"] == 0
+    assert evaluation.to_metrics()["compiled_segment_map"] == found["compiled"]
+    for row in evaluation.rows:
+        assert list(row.segment_ap) == [f"{step / 100:g}" for step in range(50, 100, 5)]
+        assert np.mean(list(row.segment_ap.values())) == pytest.approx(found[row.name])
+
+
+def test_test_videos_without_truth_are_refused() -> None:
+    with pytest.raises(ModelError, match=r"not in the manifest, e\.g\. 000000000000000c"):
+        evaluate(make_tables(), make_truth(num_videos=12), PARAMS)
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**31))
 def test_test_rows_never_change_a_threshold(seed: int) -> None:
@@ -99,14 +127,14 @@ def test_test_rows_never_change_a_threshold(seed: int) -> None:
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 2, 8 * 24).astype(np.int8)
     other = change(tables, "test", lambda t: t.assign(score=rng.random(len(t)).astype(np.float32), label=labels))
-    for before, after in zip(evaluate(tables, PARAMS).rows, evaluate(other, PARAMS).rows, strict=True):
+    for before, after in zip(evaluate(tables, TRUTH, PARAMS).rows, evaluate(other, TRUTH, PARAMS).rows, strict=True):
         assert before.threshold == after.threshold
 
 
 def test_val_rows_decide_the_threshold() -> None:
     tables = make_tables()
     shifted = change(tables, "val", lambda t: t.assign(score=t["score"] * np.float32(0.5)))
-    for before, after in zip(evaluate(tables, PARAMS).rows, evaluate(shifted, PARAMS).rows, strict=True):
+    for before, after in zip(evaluate(tables, TRUTH, PARAMS).rows, evaluate(shifted, TRUTH, PARAMS).rows, strict=True):
         if before.name in MODEL_NAMES:
             assert after.threshold == pytest.approx(before.threshold / 2)
             assert after.metrics["roc_auc"] == before.metrics["roc_auc"]
@@ -165,7 +193,7 @@ def test_the_order_of_rows_does_not_matter(evaluation: Evaluation) -> None:
     shuffled = {
         name: table.sample(frac=1, random_state=index) for index, (name, table) in enumerate(make_tables().items())
     }
-    assert evaluate(shuffled, PARAMS) == evaluation
+    assert evaluate(shuffled, TRUTH, PARAMS) == evaluation
 
 
 def test_json_keeps_everything(evaluation: Evaluation) -> None:
@@ -185,7 +213,7 @@ def test_json_of_something_else_is_refused() -> None:
 
 @pytest.mark.parametrize("label", [0, 1])
 def test_one_class_on_test_is_undefined_and_noted(label: int) -> None:
-    one_class = evaluate(change(make_tables(), "test", lambda t: t.assign(label=np.int8(label))), PARAMS)
+    one_class = evaluate(change(make_tables(), "test", lambda t: t.assign(label=np.int8(label))), TRUTH, PARAMS)
     assert any("test split has" in note and "only" in note for note in one_class.notes)
     for row in one_class.rows:
         assert math.isnan(row.metrics["roc_auc"].value)
@@ -198,7 +226,7 @@ def test_one_class_on_test_is_undefined_and_noted(label: int) -> None:
 
 
 def test_one_test_video_has_no_intervals() -> None:
-    single = evaluate(make_tables(num_test=1), PARAMS)
+    single = evaluate(make_tables(num_test=1), TRUTH, PARAMS)
     assert any("one video" in note for note in single.notes)
     row = single.row("compiled")
     assert row is not None
@@ -219,19 +247,24 @@ def test_tables_of_other_frames_are_refused(edit: Callable[[pd.DataFrame], pd.Da
     tables = make_tables()
     tables["pruned"] = change({"pruned": tables["pruned"]}, "test", edit)["pruned"]
     with pytest.raises(ModelError, match="pruned.*" + words):
-        evaluate(tables, PARAMS)
+        evaluate(tables, TRUTH, PARAMS)
 
 
 def test_a_missing_table_is_refused() -> None:
     tables = make_tables()
     del tables["compiled"]
     with pytest.raises(ModelError, match="compiled"):
-        evaluate(tables, PARAMS)
+        evaluate(tables, TRUTH, PARAMS)
 
 
-def run_stage(folder: Path) -> Path:
+def run_stage(folder: Path, make_row: Callable[..., VideoRow]) -> Path:
     """Run the shell on tables written below `folder` and return its output folder."""
-    arguments: list[str] = []
+    rows = [
+        make_row(video, split="test", segments=spans, duration_s=TRUTH.durations_s[video])
+        for video, spans in TRUTH.spans.items()
+    ]
+    write_manifest(folder / "manifest.parquet", rows)
+    arguments = ["--manifest", str(folder / "manifest.parquet")]
     for name, table in make_tables().items():
         path = folder / f"{name}.parquet"
         write_predictions(path, table)
@@ -243,8 +276,8 @@ def run_stage(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run_stage(tmp_path_factory.mktemp("evaluate"))
+def stage(tmp_path_factory: pytest.TempPathFactory, make_row: Callable[..., VideoRow]) -> Path:
+    return run_stage(tmp_path_factory.mktemp("evaluate"), make_row)
 
 
 def test_shell_writes_what_dvc_expects(stage: Path, evaluation: Evaluation) -> None:
@@ -254,6 +287,8 @@ def test_shell_writes_what_dvc_expects(stage: Path, evaluation: Evaluation) -> N
     assert row is not None
     assert metrics["compiled_f1"] == row.f1.value
     assert all(isinstance(value, (int, float)) for value in metrics.values())
+    assert "importance" not in read_json(stage / "evaluation.json")
+    assert not any("kendall" in name for name in metrics)
 
 
 def test_plots_say_what_was_measured(stage: Path, evaluation: Evaluation) -> None:
@@ -272,8 +307,10 @@ def test_plots_say_what_was_measured(stage: Path, evaluation: Evaluation) -> Non
     assert curve["compiled"].mean() == pytest.approx(row.metrics["average_precision"].value, abs=0.03)
 
 
-def test_pictures_are_pictures_and_the_same_each_time(stage: Path, tmp_path: Path) -> None:
-    again = run_stage(tmp_path)
+def test_pictures_are_pictures_and_the_same_each_time(
+    stage: Path, tmp_path: Path, make_row: Callable[..., VideoRow]
+) -> None:
+    again = run_stage(tmp_path, make_row)
     for name in ("pr_curve", "confusion", "scores"):
         pixels = imread(stage / "pictures" / f"{name}.png")
         assert min(pixels.shape[:2]) > 600
@@ -287,6 +324,6 @@ def test_pictures_are_drawn_of_one_class_too(tmp_path: Path) -> None:
 
     for label in (0, 1):
         tables = change(make_tables(), "test", lambda t, label=label: t.assign(label=np.int8(label)))
-        write_plots(tmp_path / str(label), evaluate(tables, PARAMS), tables)
-        write_pictures(tmp_path / str(label), evaluate(tables, PARAMS), tables)
+        write_plots(tmp_path / str(label), evaluate(tables, TRUTH, PARAMS), tables)
+        write_pictures(tmp_path / str(label), evaluate(tables, TRUTH, PARAMS), tables)
         assert len(list((tmp_path / str(label)).iterdir())) == 6

@@ -29,6 +29,7 @@ GOOD = {
     "average_precision": Estimate(0.85, 0.75, 0.95),
     "roc_auc": Estimate(0.92, 0.88, 0.97),
     "ece": Estimate(0.08, 0.04, 0.12),
+    "segment_map": Estimate(0.35, 0.2, 0.5),
 }
 CHAMPION = Improvement(0.06, 0.02, 0.01, 12, 11)
 WORSE = Improvement(-0.05, 0.02, 0.99, 12, 11)
@@ -273,7 +274,7 @@ def test_each_missing_figure_is_named(metric: str, part: str) -> None:
     metrics = {**compiled.metrics, metric: replace(compiled.metrics[metric], **{part: math.nan})}
     broken = replace(evaluation, rows=(replace(compiled, metrics=metrics), evaluation.rows[1]))
     line = next(line for line in refusals(broken, make_engines()) if line.name == "metrics_present")
-    assert (line.value, line.bound) == (20, 21)
+    assert (line.value, line.bound) == (23, 24)
     assert line.text.endswith(f"missing: {metric if part == 'value' else f'{metric}_{part}'}")
 
 
@@ -323,8 +324,8 @@ def test_no_number_that_goes_missing_turns_a_refusal_into_a_promotion() -> None:
                     json.dumps(after.to_json(), allow_nan=False)
                     if before and not after.promoted:
                         flips.add(path)
-    # What the rules use is guarded: all 21 figures of the row, the trivial F1, parity, thresholds, the difference.
-    assert len(flips) == 21 + 1 + 2 + 2 + 3
+    # What the rules use is guarded: all 24 figures of the row, the trivial F1, parity, thresholds, the difference.
+    assert len(flips) == 24 + 1 + 2 + 2 + 3
 
 
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1), st.floats(0, 0.5))

@@ -16,16 +16,18 @@ from models.energy import Energy
 from models.evaluation import Evaluation
 from models.files import read_json, write_json, write_jsonl
 from models.manifest import VideoRow, write_manifest
-from models.metrics import Counts, choose_threshold
+from models.metrics import choose_threshold
 from models.predictions import write_predictions
+from models.reliability import reliability_of
 from models.shards import write_shard
 from models.spans import Span, label_times
 from models.verdict import Verdict
 from tasks.evaluate import EvaluateParams, evaluate
+from tasks.evaluate_segments import SegmentTruth
 from tasks.gate import GateParams, judge
 from tasks.pictures import PLAIN_NAMES, write_pictures, write_plots
+from tasks.reliability import write_reliability
 from tasks.report.__main__ import main
-from tasks.report.strips import make_strip
 
 FPS = 4.0
 # Noise of the logits by model: the lower, the better the model.
@@ -125,10 +127,14 @@ def write_build(root: Path, make_row: Callable[..., VideoRow]) -> Path:
     places |= {"pruned": "prune/predictions", "compiled": "compile/predictions"}
     for name, place in places.items():
         write_predictions(root / f"{place}.parquet", tables[name])
-    evaluation = evaluate(tables, EvaluateParams(num_bootstrap=400))
+    truth = SegmentTruth.of(videos, min_duration_s=0.5, merge_gap_s=0.75)
+    evaluation = evaluate(tables, truth, EvaluateParams(num_bootstrap=400))
     write_json(root / "evaluate" / "evaluation.json", evaluation.to_json())
     write_plots(root / "evaluate" / "plots", evaluation, tables)
     write_pictures(root / "evaluate" / "pictures", evaluation, tables)
+    reliability = reliability_of(tables["compiled"].assign(raw_score=np.sqrt(tables["compiled"]["score"])))
+    write_json(root / "evaluate" / "reliability.json", reliability.to_json())
+    write_reliability(root / "evaluate" / "plots", root / "evaluate" / "pictures", reliability)
     val = tables["compiled"][tables["compiled"]["split"] == "val"]
     engines = make_engines(choose_threshold(val["label"].to_numpy(), val["score"].to_numpy()))
     write_json(root / "compile" / "engines.json", engines)
@@ -291,29 +297,19 @@ def test_refusal_comes_first_with_both_numbers(build: Path) -> None:
         assert f"F1 of the compiled engine on test is {row.f1.value:.4f}, but it must be at least 0.9900" in words
 
 
-def test_strips_show_truth_and_flags_where_they_are(make_row: Callable[..., VideoRow]) -> None:
-    rows = pd.DataFrame(
-        {"time_s": [0.0, 1.0, 2.0, 3.0], "label": [0, 1, 1, 0], "score": np.array([0.1, 0.5, 0.9, 0.6], np.float32)}
-    )
-    strip = make_strip(rows, make_row("v", duration_s=5.0, path="a.mp4"), 0.5, None, is_squashed=False)
-    assert [(block.x, block.width) for block in strip.truth] == [(200.0, 400.0)]
-    assert [(block.x, block.width) for block in strip.flagged] == [(200.0, 800.0)]
-    assert strip.threshold_y == 50
-    assert strip.curve.startswith("0.0,90.0 200.0,90.0 200.0,50.0")
-    assert strip.counts == Counts(2, 1, 0, 1)
-
-
 def test_weakest_videos_come_first_and_none_twice(build: Path) -> None:
     html, _ = run_report(build)
     shares = [int(share) for share in re.findall(r"(\d+)% of \d+ frames right", html)]
     titles = re.findall(r"<h4>(.*?)</h4>", html)
-    assert len(titles) == len(set(titles)) == len(shares) == 7
-    assert shares[:4] == sorted(shares[:4])
-    assert max(shares[:4]) <= min(shares[4:])
-    assert html.count("data:image/jpeg") == 7 * 5
+    assert len(titles) == len(set(titles)) == len(shares) == 9
+    assert shares[:5] == sorted(shares[:5])
+    assert shares[5:] == sorted(shares[5:], reverse=True)
+    assert max(shares[:5]) <= min(shares[5:])
+    assert len(re.findall(r'<figure class="[^"]*"><img src="data:image/jpeg', html)) == 9 * 4
 
 
 OPTIONAL = [
+    "evaluate/reliability.json",
     "ingest/rejected.json",
     "frames/rejected.json",
     "frames/shards",

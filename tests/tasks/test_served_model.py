@@ -25,6 +25,7 @@ from flows.settings import Settings
 from models.engines import build_engine
 from models.errors import ModelError, RegistryError, TrackingUnavailable
 from models.highlighter import Highlighter
+from models.members import write_members
 from models.served import save_served
 from tasks.mlflow_store import connect, fluent, mlflow
 from tasks.model_uri import resolve, resolve_model
@@ -84,6 +85,23 @@ def test_names_resolve_to_the_registered_folder(settings: Settings, champion: Mo
     assert resolve_model(uri, settings.tracking_uri) == found.folder
 
 
+@pytest.mark.parametrize("form", ["runs:/{}/model", "runs:/{}"])
+def test_a_training_run_resolves_to_the_version_it_registered(
+    settings: Settings, champion: ModelVersion, form: str
+) -> None:
+    (entry,) = connect(settings.tracking_uri).search_model_versions("name = 'herdlight'")
+    found = resolve(form.format(entry.run_id), settings.tracking_uri)
+    assert (found.version, found.sha256) == ("1", champion.model_hash)
+    assert (found.folder / "model.json").is_file()
+
+
+def test_an_ensemble_folder_resolves_to_itself(settings: Settings, champion: ModelVersion, tmp_path: Path) -> None:
+    shutil.copytree(settings.build / "compile" / "model", tmp_path / "fold-0")
+    write_members(tmp_path, ["fold-0"])
+    assert resolve_model(tmp_path) == tmp_path
+    assert resolve(tmp_path).sha256 != champion.model_hash
+
+
 def test_a_folder_resolves_to_itself(settings: Settings, champion: ModelVersion, tmp_path: Path) -> None:
     folder = settings.build / "compile" / "model"
     assert resolve_model(folder) == folder
@@ -103,6 +121,9 @@ def test_a_folder_resolves_to_itself(settings: Settings, champion: ModelVersion,
         ("models:/giraffes@champion", "no model 'giraffes'"),
         ("models:/giraffes/1", "no such version"),
         ("models:/herdlight", "NAME@ALIAS"),
+        ("runs:/0123", "no model of this run"),
+        ("runs:/", "runs:/RUN_ID/model"),
+        ("runs:/a'b", "runs:/RUN_ID/model"),
         ("models:/herdlight/Production", "NAME@ALIAS"),
     ],
 )

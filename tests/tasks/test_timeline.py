@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from models.spans import ScoreTrack, Span, spans_above
+from tasks import timeline
 from tasks.thumbnails import Thumbnail, ThumbnailReel, choose_times, peak_time_s
 from tasks.timeline import curve_points, draw_timeline, format_time, num_thumbnails, showable, spread, summarise
 
@@ -96,9 +97,25 @@ def test_any_name_can_be_drawn_without_a_warning(name, tmp_path):
     draw(make_track([0.2, 0.8]), [Span(1, 2, 0.8)], tmp_path / "a.png", name)
 
 
-def test_missing_glyphs_become_boxes_and_the_rest_stays():
-    assert showable("象a слон é.mp4") == "□a слон é.mp4"
-    assert showable("tab\there") == "tab□here"
+def test_missing_glyphs_are_spelt_out_and_the_rest_stays(monkeypatch):
+    monkeypatch.setattr(timeline, "_title_fonts", lambda: ["DejaVu Sans"])
+    timeline._has_glyph.cache_clear()
+    assert showable("象a слон é \N{ELEPHANT}.mp4") == "[U+8C61]a слон é [elephant].mp4"
+    assert showable("tab\there") == "tab[U+0009]here"
+    timeline._has_glyph.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("fonts", "shown"), [(["DejaVu Sans"], "[U+1D84]"), (["DejaVu Sans", "STIXGeneral"], "\u1d84")]
+)
+def test_a_font_that_has_the_glyph_is_used_where_it_is_installed(monkeypatch, fonts, shown):
+    monkeypatch.setattr(timeline, "_title_fonts", lambda: fonts)
+    timeline._has_glyph.cache_clear()
+    assert showable("\u1d84") == shown
+    timeline._has_glyph.cache_clear()
+
+
+def test_cut_in_the_middle():
     cut = showable("a" * 50 + "b" * 50, max_length=21)
     assert cut == "a" * 10 + "…" + "b" * 10
 

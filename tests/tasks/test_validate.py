@@ -1,6 +1,7 @@
 """Validate: a sound manifest passes, and each expectation fails alone, naming its rows, when it is broken alone."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from models.errors import DataError, ParamsError, ValidationFailed
 from models.files import read_json
+from models.importance import importance_of
 from models.manifest import Caption, VideoRow, write_manifest
 from models.params import parse_section
 from models.spans import Span
@@ -81,6 +83,7 @@ BROKEN: list[tuple[str, int, dict[str, Any], set[str]]] = [
     ("tall", 0, {"height": 641}, {"Displayed heights are in range, px"}),
     ("late end", 0, {"segments": (Span(3.0, 4.1),)}, {"No highlight ends after its video"}),
     ("late caption", 0, {"captions": (Caption(3.0, 4.1, "x"),)}, {"No caption ends after its video"}),
+    ("misfit", 0, {"importance": importance_of(2.0, [[1.0] * 9])}, {"Graded shots cover their video"}),
     ("bad with highlight", 1, {"segments": (Span(0.0, 1.0),)}, {"No video under bad/ has a highlight"}),
 ]
 
@@ -96,6 +99,11 @@ def test_each_expectation_fails_alone_and_names_its_row(
     assert set(found) == wanted
     for description, names in found.items():
         assert names == (("train",) if description.startswith("Every split") else (rows[index].path,))
+
+
+def test_importance_that_fits_passes(rows: list[VideoRow]) -> None:
+    rows[0] = replace(rows[0], importance=importance_of(1.0, [[1, None, 3, 4], [None, None, 1, 1]]))
+    assert failed(run(rows)) == {}
 
 
 def test_negative_starts_are_found(rows: list[VideoRow]) -> None:
@@ -227,6 +235,14 @@ def test_the_stage_leaves_its_report_and_nothing_else(
         "videos.html",
     ]  # fmt: skip
     assert "Each path stands once" in next((first / "data_docs").rglob("manifest-videos.html")).read_text()
+    for page in (first / "data_docs").rglob("*.html"):
+        html = page.read_text(encoding="utf-8")
+        assert not re.search(r"""<script|\son\w+=|(?:src|href)\s*=\s*["']?\s*(?:https?:)?//""", html), page
+        links = [link for link in re.findall(r'href="([^"#][^"]*)"', html) if "favicon" not in link]
+        assert all((page.parent / link).resolve().is_file() for link in links), page
+        assert ".ge-section" in html
+    index = (first / "data_docs" / "index.html").read_text(encoding="utf-8")
+    assert re.findall('href="validations/(\\w+)/', index) == ["run", "splits", "videos"]
     assert [path for place in ("home", "work") for path in (tmp_path / place).rglob("*")] == []
 
 
