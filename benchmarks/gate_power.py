@@ -31,6 +31,7 @@ from models.errors import DataError, ModelError, ShapeError
 from models.files import read_json
 from models.metrics import Counts
 from models.paired import Floats, detectable_difference, draw_exchanges, exchange_p_values, f1_differences
+from models.params import parse_section
 from tasks.gate import POWER, GateParams, champion_line, compare_with_champion
 from tasks.shell import one_line_errors
 
@@ -46,10 +47,15 @@ COMPARED = ("retrained", "near_twin", "very_uneven", "patchy")
 NUM_CHECKED = 5
 
 
+def gate_params() -> GateParams:
+    """Return the gate's defaults: the figures are of the rule as it comes."""
+    return parse_section(None, "gate", GateParams)
+
+
 def draw_p_values(population: Population, size: int, num_trials: int, seed: int) -> tuple[Floats, Floats]:
     """Return float64 [num_trials] twice: the gate's p-value, and the improvement it can detect by that test set."""
     generator = np.random.default_rng(seed)
-    level = GateParams().champion_level
+    level = gate_params().champion_level
     p, detectable = [], []
     for start in range(0, num_trials, BATCH):
         sets = [population.draw(size, generator) for _ in range(min(BATCH, num_trials - start))]
@@ -64,7 +70,7 @@ def draw_p_values(population: Population, size: int, num_trials: int, seed: int)
 
 def check_with_gate(candidate_TV4: Floats, champion_TV4: Floats, p_T: Floats, seed: int) -> None:
     """Raise ShapeError unless the gate's line, from counts by video to passed or not, decides as its arrays do."""
-    params = GateParams()
+    params = gate_params()
     for candidate_V4, champion_V4, p in zip(candidate_TV4, champion_TV4, p_T, strict=False):
         sides = [{f"v{i:03}": Counts(*row) for i, row in enumerate(side)} for side in (candidate_V4, champion_V4)]
         improvement = compare_with_champion(sides[0], sides[1], seed)
@@ -82,7 +88,7 @@ def measure_size(
     size: int, equal: Mapping[str, Population], better: Mapping[str, Population], num_trials: int, seed: int
 ) -> dict[str, float]:
     """Return the figures of one size; that of an equal model is of the way of being equal that fools the gate most."""
-    level = GateParams().champion_level
+    level = gate_params().champion_level
     p_equal = {name: draw_p_values(population, size, num_trials, seed)[0] for name, population in equal.items()}
     drawn = {name: draw_p_values(population, size, num_trials, seed + 1) for name, population in better.items()}
     p_better = {name: p for name, (p, _) in drawn.items()}
@@ -141,7 +147,7 @@ def _worst(p_values_of: Sequence[Floats], level: float) -> float:
 
 def check_detectable(model: VideoModel, figures: Mapping[str, float], pool: int, num_trials: int) -> dict[str, float]:
     """Return, by size, how often a model passes whose true gain is what the gate calls detectable: about POWER."""
-    level = GateParams().champion_level
+    level = gate_params().champion_level
     found = {}
     for size in SIZES:
         gain = figures[f"detectable_f1_{size}"]
@@ -188,7 +194,7 @@ def measure(shared: Path, *, quick: bool, results: Path = RESULTS) -> dict[str, 
         "num_videos_of_population": len(better["retrained"].champion),
         "champion_f1": CHAMPION_F1,
         "gain_f1": GAIN_F1,
-        "level": GateParams().champion_level,
+        "level": gate_params().champion_level,
         "level_of_rules": 0.05,
         "seconds": round(time.monotonic() - started, 1),
     }

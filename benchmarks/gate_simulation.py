@@ -72,7 +72,8 @@ class Footage:
     def scores(self, model: int, skill: float) -> Floats:
         """Return float64 [N]: scores of a model whose mean Fisher-transformed correlation with the truth is `skill`."""
         r_N = np.tanh(skill + self.skills_KV[model])[self.videos_N]
-        return r_N * self.truth_N + np.sqrt(1 - r_N**2) * self.errors_KN[model]
+        scores_N: Floats = r_N * self.truth_N + np.sqrt(1 - r_N**2) * self.errors_KN[model]
+        return scores_N
 
     def counts(self, predicted_N: Flags) -> Floats:
         """Return float64 [V, 4]."""
@@ -178,13 +179,18 @@ def _operating_points(footage: Footage) -> tuple[list[Floats], list[Floats]]:
     for model in range(2):
         scores_N, best = _train(footage, model, CHAMPION_F1 + TRADE_OFF_F1)
 
-        def f1_at(distance: float, scores_N: Floats = scores_N, best: float = best) -> float:
-            return -_f1(footage.counts(scores_N >= best + distance))
-
-        few.append(footage.counts(scores_N >= best + _solve(f1_at, -CHAMPION_F1, 0.0, 3.0)))
-        below = _solve(lambda distance, f1_at=f1_at: f1_at(-distance), -CHAMPION_F1, 0.0, 3.0)
-        many.append(footage.counts(scores_N >= best - below))
+        few.append(_flagged(footage, scores_N, best, 1.0))
+        many.append(_flagged(footage, scores_N, best, -1.0))
     return few, many
+
+
+def _flagged(footage: Footage, scores_N: Floats, best: float, direction: float) -> Floats:
+    """Return the counts at the threshold above (1) or below (-1) the best one where F1 has come down to CHAMPION_F1."""
+
+    def loss(distance: float) -> float:
+        return -_f1(footage.counts(scores_N >= best + direction * distance))
+
+    return footage.counts(scores_N >= best + direction * _solve(loss, -CHAMPION_F1, 0.0, 3.0))
 
 
 def _both_ways(pair: Population) -> Population:
@@ -222,7 +228,8 @@ def _f1(counts_V4: Floats) -> float:
 
 
 def _mixed(between: Floats, inside: Floats, share: float) -> Floats:
-    return np.sqrt(share) * between + np.sqrt(1 - share) * inside
+    mixed: Floats = np.sqrt(share) * between + np.sqrt(1 - share) * inside
+    return mixed
 
 
 def _correlated(rows_KN: Floats, correlation: float) -> Floats:

@@ -109,7 +109,8 @@ def principal_components(features_ND: Floats, num: int) -> Floats:
     """Return float64 [N, num], each component with variance 1."""
     centred = features_ND - features_ND.mean(axis=0)
     left, values, _ = np.linalg.svd(centred, full_matrices=False)
-    return (left * values)[:, :num] / (values[:num] / np.sqrt(len(centred)))
+    scaled: Floats = (left * values)[:, :num] / (values[:num] / np.sqrt(len(centred)))
+    return scaled
 
 
 def two_models(x_ND: Floats, y_N: Floats, videos_N: npt.NDArray[np.int64], seed: int) -> Floats:
@@ -155,7 +156,7 @@ def _error_parts(scores_KN: Floats, latent_N: Floats, parts: npt.NDArray[np.int6
         slopes = [float(truth @ score / (truth @ truth)) for score, truth in zip(scores, truths, strict=True)]
         residuals = [score - slope * truth for score, slope, truth in zip(scores, slopes, truths, strict=True)]
         pairs = zip(scores, truths, strict=True)
-        skills.append(np.arctanh([float(np.corrcoef(score, truth)[0, 1]) for score, truth in pairs]))
+        skills.append(np.arctanh([_correlation(score, truth) for score, truth in pairs]))
         noises.append(float(np.mean([_skill_noise(*pair) for pair in zip(residuals, truths, strict=True)])))
         errors.append(residuals)
     between_lag1 = np.array([variance_parts(residuals) for residuals in errors])
@@ -165,10 +166,10 @@ def _error_parts(scores_KN: Floats, latent_N: Floats, parts: npt.NDArray[np.int6
     return {
         "error_between": float(between_lag1[:, 0].mean()),
         "error_lag1": float(between_lag1[:, 1].mean()),
-        "error_correlation": float(np.corrcoef(*inside)[0, 1]),
-        "bias_correlation": float(np.corrcoef(*means)[0, 1]),
+        "error_correlation": _correlation(*inside),
+        "bias_correlation": _correlation(*means),
         "skill_sd": float(np.sqrt(max(0.0, float(np.mean(excess))))),
-        "skill_correlation": float(np.corrcoef(*skills)[0, 1]),
+        "skill_correlation": _correlation(*skills),
     }
 
 
@@ -176,6 +177,10 @@ def _skill_noise(residual_S: Floats, truth_S: Floats) -> float:
     """Return the sampling variance of a Fisher-transformed correlation of two autocorrelated series (Bartlett 1935)."""
     lag = _lag1(residual_S) * _lag1(truth_S)
     return 1 / max(1.0, len(truth_S) * (1 - lag) / (1 + lag) - 3)
+
+
+def _correlation(first_N: Floats, second_N: Floats) -> float:
+    return float(np.corrcoef(first_N, second_N)[0, 1])
 
 
 def _lag1(values: Floats) -> float:

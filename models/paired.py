@@ -14,7 +14,7 @@ Shape legend: T comparisons, V videos, R exchanges; a trailing 4 is tp, fp, fn, 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 
 import numpy as np
@@ -66,10 +66,10 @@ def compare_models(first: Mapping[str, Counts], second: Mapping[str, Counts], se
     Raises ModelError unless both cover the same videos with as many frames and highlights in each.
     """
     videos = pair_videos(first, second)
-    arrays = [np.array([[astuple(counts[video]) for video in videos]], np.float64) for counts in (first, second)]
-    value_T, error_T = f1_differences(*arrays)
-    p_T = exchange_p_values(*arrays, draw_exchanges(len(videos), seed))
-    num_differing = int((arrays[0] != arrays[1]).any(axis=2).sum())
+    first_TV4, second_TV4 = _stack(first, videos), _stack(second, videos)
+    value_T, error_T = f1_differences(first_TV4, second_TV4)
+    p_T = exchange_p_values(first_TV4, second_TV4, draw_exchanges(len(videos), seed))
+    num_differing = int((first_TV4 != second_TV4).any(axis=2).sum())
     return Improvement(float(value_T[0]), float(error_T[0]), float(p_T[0]), len(videos), num_differing)
 
 
@@ -86,7 +86,8 @@ def draw_exchanges(num_videos: int, seed: int) -> Floats:
     else:
         bits = np.random.default_rng(seed).integers(0, 2, (NUM_EXCHANGES, num_videos))
         bits[0] = 0
-    return 1.0 - 2.0 * bits
+    exchanges: Floats = 1 - 2 * bits.astype(np.float64)
+    return exchanges
 
 
 def exchange_p_values(first_TV4: Floats, second_TV4: Floats, exchanges_RV: Floats) -> Floats:
@@ -120,7 +121,7 @@ def f1_error(counts: Mapping[str, Counts]) -> float:
     """Return the standard error over videos of one model's pooled F1; NaN as in `f1_differences`, or without videos."""
     if not counts:
         return math.nan
-    _, effect_TV = _influence(np.array([[astuple(counts[video]) for video in sorted(counts)]], np.float64))
+    _, effect_TV = _influence(_stack(counts, sorted(counts)))
     return float(_standard_error(effect_TV)[0])
 
 
@@ -143,6 +144,11 @@ def detectable_difference(standard_error: float, num_videos: int, level: float, 
     return standard_error * float(quantiles.sum())
 
 
+def _stack(counts: Mapping[str, Counts], videos: Sequence[str]) -> Floats:
+    """Return float64 [1, V, 4]."""
+    return np.array([[astuple(counts[video]) for video in videos]], np.float64)
+
+
 def _halves(counts_TV4: Floats) -> tuple[Floats, Floats]:
     """Return the true positives and 2 tp + fp + fn, [T, V] each: F1 is twice the first over the second."""
     tp, fp, fn = counts_TV4[..., 0], counts_TV4[..., 1], counts_TV4[..., 2]
@@ -161,7 +167,8 @@ def _standard_error(effect_TV: Floats) -> Floats:
     num_videos = effect_TV.shape[1]
     if num_videos < 2:
         return np.full(len(effect_TV), math.nan)
-    return np.sqrt((effect_TV**2).sum(axis=1) * num_videos / (num_videos - 1))
+    error_T: Floats = np.sqrt((effect_TV**2).sum(axis=1) * num_videos / (num_videos - 1))
+    return error_T
 
 
 def _has_highlights(counts_TV4: Floats) -> npt.NDArray[np.bool_]:
