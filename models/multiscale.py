@@ -179,7 +179,9 @@ class MultiScaleHead(nn.Module):
         """
         with torch.no_grad() if not features_BTE.requires_grad else contextlib.nullcontext():
             described_BTF = self._describe(features_BTE, times_s_BT.contiguous(), mask_BT)
-        x_NF, inner_MFH, outer_MH1 = described_BTF.flatten(0, 1), self.inner_MFH, self.outer_MH1
+        x_NF = described_BTF.flatten(0, 1)
+        inner_MFH: Tensor = self.inner_MFH
+        outer_MH1: Tensor = self.outer_MH1
         if self.training:
             # Dropping a feature or a hidden unit is dropping its weights; the noise is the committee's.
             x_NF = x_NF + _INPUT_NOISE * torch.randn_like(x_NF)
