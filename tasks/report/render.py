@@ -37,7 +37,7 @@ LINE_NAMES: Mapping[str, str] = {
     "score_parity": "Same scores as before compiling",
     "f1_parity": "Same F1 as before compiling",
     "served_threshold": "Served as it was judged",
-    "champion": "Not worse than the model in use",
+    "champion": "Better than the model in use",
 }
 # Rows that only tables of rank correlation have.
 _REFERENCE_NAMES: Mapping[str, str] = {
