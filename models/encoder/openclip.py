@@ -20,6 +20,7 @@ import open_clip
 from open_clip.model import CLIPVisionCfg, _build_vision_tower
 from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
 
+from models.encoder.narrow import narrow
 from models.encoder.spec import NANO, EncoderParams, EncoderSpec
 from models.encoder.weights import hub_file, load_weights, local_file, save_weights
 from models.errors import ParamsError, WeightsUnavailable
@@ -131,6 +132,8 @@ def load(folder: Path, spec: EncoderSpec) -> nn.Module:
     """Return the CLIP of `spec` with the weights in `folder`."""
     register_nano()
     model = _build(spec.name, spec.model_config)
+    if spec.surgery is not None:
+        narrow(model.visual, spec.surgery)  # type: ignore[arg-type]
     load_weights(folder / WEIGHTS_FILE, model)
     return model
 
@@ -139,4 +142,6 @@ def image_tower(spec: EncoderSpec) -> nn.Module:
     """Return the encoder's image tower with fresh weights: the part that is adapted and served."""
     vision = CLIPVisionCfg(**{**spec.model_config["vision_cfg"], "timm_model_pretrained": False})
     tower: nn.Module = _build_vision_tower(spec.embed_dim, vision, bool(spec.model_config.get("quick_gelu", False)))
+    if spec.surgery is not None:
+        narrow(tower, spec.surgery)
     return tower

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
+from models.encoder.surgery import Surgery
+from models.errors import ModelError
 from models.params import Section
 
 NANO = "nano"
@@ -105,6 +107,7 @@ class EncoderSpec:
     model_config: of the architecture: open_clip's own; `embed_dim` for timm; fields of OnnxGraph for an ONNX file
     image_size:   side of the square input, px
     mean, std:    of the input in [0, 1], RGB
+    surgery:      what was cut out of the architecture; none where it is whole
     """
 
     name: str
@@ -113,6 +116,11 @@ class EncoderSpec:
     image_size: int
     mean: Channels
     std: Channels
+    surgery: Surgery | None = None
+
+    def __post_init__(self) -> None:
+        if self.surgery is not None and self.kind != "open_clip":
+            raise ModelError(f"surgery: only open_clip's towers can be cut, and {self.name} is of kind {self.kind}")
 
     @property
     def embed_dim(self) -> int:
@@ -131,9 +139,13 @@ class EncoderSpec:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as a JSON object."""
-        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+        fields = {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+        fields.pop("surgery")  # a whole tower is written as before there were cut ones
+        return fields if self.surgery is None else {**fields, "surgery": self.surgery.to_json()}
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> "EncoderSpec":
         """Return the value that `to_json` wrote."""
-        return EncoderSpec(**{**value, "mean": tuple(value["mean"]), "std": tuple(value["std"])})
+        cut = value.get("surgery")
+        surgery = None if cut is None else Surgery.from_json(cut)
+        return EncoderSpec(**{**value, "mean": tuple(value["mean"]), "std": tuple(value["std"]), "surgery": surgery})
