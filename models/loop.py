@@ -30,6 +30,7 @@ from models.windows import Batch, EpochSampler, LabelledVideo, TokenWindows, col
 
 _FRAMES_AT_ONCE = 512
 OnEpoch = Callable[[dict[str, Any]], None]
+ExtraLoss = Callable[[Batch, Tensor], Tensor]
 
 
 class LoopParams(Section):
@@ -85,9 +86,16 @@ class _Loop(lightning.LightningModule):
     """One model in training; what the names below mean is Lightning's contract."""
 
     def __init__(
-        self, model: Highlighter, val: Sequence[LabelledVideo], window: int, params: LoopParams, on_epoch: OnEpoch
+        self,
+        model: Highlighter,
+        val: Sequence[LabelledVideo],
+        window: int,
+        params: LoopParams,
+        on_epoch: OnEpoch,
+        extra_loss: ExtraLoss | None,
     ) -> None:
         super().__init__()
+        self.extra_loss = extra_loss
         self.model, self.val, self.window, self.params, self.on_epoch = model, list(val), window, params, on_epoch
         self.loss_sum, self.num_frames = 0.0, 0
 
@@ -100,6 +108,8 @@ class _Loop(lightning.LightningModule):
         num_members = len(logits_BW) // len(batch.mask_BW)  # of a committee, which gives every member's logits
         targets_BW, mask_BW = batch.targets_BW.repeat(num_members, 1), batch.mask_BW.repeat(num_members, 1)
         loss = loss_of(self.params.loss, logits_BW, targets_BW, mask_BW)
+        if self.extra_loss is not None:
+            loss = loss + self.extra_loss(batch, logits_BW)
         count = int(batch.mask_BW.sum())
         self.loss_sum += loss.item() * count
         self.num_frames += count
@@ -172,10 +182,12 @@ def fit(
     *,
     callbacks: Sequence[Callback] = (),
     on_epoch: OnEpoch = lambda row: None,
+    extra_loss: ExtraLoss | None = None,
 ) -> list[dict[str, Any]]:
     """Train `model` in place, leave it with the weights that `params.keep` names, and return a row for each epoch.
 
-    folder: where checkpoints and TensorBoard files go; a checkpoint found there is resumed
+    folder:     where checkpoints and TensorBoard files go; a checkpoint found there is resumed
+    extra_loss: of a batch and its logits [B, W], added to the loss; a committee's B is every member's batch in turn
     """
     history = _History()
 
@@ -185,7 +197,7 @@ def fit(
 
     model.tower.freeze_front()
     model.train()
-    loop = _Loop(model, val, window, params, keep)
+    loop = _Loop(model, val, window, params, keep, extra_loss)
     best = ModelCheckpoint(
         folder, filename="best", monitor="val_average_precision" if params.keep == "best" else None, mode="max",
         save_last=True,

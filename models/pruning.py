@@ -19,6 +19,7 @@ from torch.nn.utils import parameters_to_vector, prune
 import models.torchvision_operators  # noqa: F401  # isort: skip  (before lightning)
 from lightning.pytorch import Callback
 
+from models.encoder.narrow import NarrowAttention
 from models.errors import ModelError, ParamsError
 from models.highlighter import Highlighter
 
@@ -83,6 +84,8 @@ def _weights_of(root: nn.Module) -> Iterator[Tensor]:
         elif isinstance(module, nn.MultiheadAttention):
             stacked_or_apart = (module.in_proj_weight, module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
             yield from (weight for weight in stacked_or_apart if weight is not None)
+        elif isinstance(module, NarrowAttention):
+            yield module.in_proj_weight
         elif isinstance(module, nn.LSTM):
             yield from (weight for name, weight in module.named_parameters() if name.startswith("weight"))
 

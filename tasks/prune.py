@@ -1,19 +1,27 @@
-"""Stage `prune`: the smallest weights removed, the others trained on for a few epochs with the gaps held open.
+"""Stage `prune`: what matters least is removed, and the rest trained on for a few epochs.
 
-The epoch and the threshold are chosen on val, as in stage `train`, whose loop this is.
+By a mask, single weights become 0 and the gaps are held open; by `structured`, heads, channels and blocks of the tower
+go and the model gets smaller. Both touch only what lies behind the stored tokens. The epoch and the threshold are
+chosen on val, as in stage `train`, whose loop this is.
 """
 
+import copy
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from pydantic import Field
+from torch.utils.data import DataLoader
 
 from models.files import hash_file
-from models.highlighter import Highlighter, load_highlighter
-from models.manifest import read_manifest
+from models.highlighter import Highlighter, HighlighterSpec, load_highlighter
+from models.manifest import VideoRow, read_manifest
 from models.params import Section
 from models.pruning import METHODS, HoldMasks, PruneReport, apply_masks, prune_weights
+from models.slimming import SlimReport, distil_from, slim_highlighter
+from models.structured import KINDS, Kind
+from models.windows import Batch, LabelledVideo, TokenWindows, collate
 from tasks.shell import stage_shell
 from tasks.train import (
     TrainParams,
@@ -26,18 +34,27 @@ from tasks.train import (
     write_train_result,
 )
 
+STRUCTURED = "structured"
+
 
 class PruneParams(Section):
     """How much goes, and how the rest recovers."""
 
-    method: str = Field(default="l1_unstructured", pattern=f"^({'|'.join(METHODS)})$")
-    """How the weights that go are chosen; `l1_unstructured` is the globally smallest by absolute value."""
+    method: str = Field(default="l1_unstructured", pattern=f"^({'|'.join((*METHODS, STRUCTURED))})$")
+    """How what goes is chosen; `l1_unstructured` is the globally smallest weights by absolute value, `structured` the
+    heads, channels and blocks of least first-order Taylor importance on the train videos."""
     amount: float = Field(default=0.2, ge=0, le=1)
-    """Share of the weights behind the stored tokens that is set to 0."""
+    """Share of the weights behind the stored tokens that is set to 0, or of the tower's structures there that go."""
+    structures: tuple[Kind, ...] = Field(default=KINDS, min_length=1)
+    """Kinds of structures that may go; read by `structured`."""
+    multiple_of: int = Field(default=8, ge=1)
+    """Channels that are left are a whole number of these; read by `structured`."""
     recovery_epochs: int = Field(default=3, ge=0)
     """Passes over the train videos after pruning."""
     recovery_rate: float = Field(default=0.2, gt=0, le=1)
     """Peak learning rate of recovery, share of `train.learning_rate`."""
+    distil: float = Field(default=0.0, ge=0)
+    """Weight in recovery of the mean squared error of logits to those of the model before pruning."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +65,7 @@ class PruneResult:
     trained: spec, history, predictions and metrics, as stage `train` gives them
     """
 
-    report: PruneReport
+    report: PruneReport | SlimReport
     trained: TrainResult
 
 
@@ -67,6 +84,10 @@ def prune_highlighter(
     before = judge()
     trained = recover(HoldMasks(model, report.masks)) if params.recovery_epochs else before
     apply_masks(model, report.masks)
+    return _result(report, before, trained)
+
+
+def _result(report: PruneReport | SlimReport, before: TrainResult, trained: TrainResult) -> PruneResult:
     metrics = {
         **trained.metrics,
         "val_average_precision_before_recovery": before.metrics["val_average_precision"],
@@ -75,6 +96,36 @@ def prune_highlighter(
         "sparsity": report.sparsity,
     }
     return PruneResult(report, replace(trained, metrics=metrics))
+
+
+def slim(
+    model: Highlighter,
+    spec: HighlighterSpec,
+    batches: Iterable[Batch],
+    params: PruneParams,
+    fitting: TrainParams,
+    judge: Callable[[Highlighter, HighlighterSpec], TrainResult],
+    recover: Callable[[Highlighter, HighlighterSpec], TrainResult],
+) -> tuple[Highlighter, PruneResult]:
+    """Return a smaller model, trained on, with its figures; `model` keeps its weights.
+
+    batches: of train windows; judge, recover: as in `prune_highlighter`, of the model and spec that they are given
+    """
+    small, small_spec, report = slim_highlighter(
+        model, spec, batches, fitting.loss, params.amount, kinds=params.structures, multiple_of=params.multiple_of
+    )
+    before = judge(small, small_spec)
+    trained = recover(small, small_spec) if params.recovery_epochs else before
+    return small, _result(report, before, trained)
+
+
+def train_batches(
+    rows: Sequence[VideoRow], videos: dict[str, LabelledVideo], window: int, params: TrainParams
+) -> Iterable[Batch]:
+    """Return every train window of the first epoch once, in the order of the videos."""
+    train_videos = [videos[row.video_id] for row in rows if row.split == "train"]
+    windows = TokenWindows(train_videos, window, params.speeds, params.seed)
+    return DataLoader(windows, params.batch_size, collate_fn=collate)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -94,14 +145,24 @@ def main(argv: Sequence[str] | None = None) -> None:
             fitting.model_dump(),
         )
         settle_checkpoints(checkpoints, mark)
-        result = prune_highlighter(
-            model,
-            params,
-            judge=lambda: judge_on_val(model, spec, rows, videos, []),
-            recover=lambda hold: train(
-                model, spec, rows, videos, fitting, checkpoints, callbacks=[hold], on_epoch=shell.say_epoch
-            ),
-        )
+        extra_loss = distil_from(copy.deepcopy(model), params.distil) if params.distil else None
+
+        def judge(model: Highlighter, spec: HighlighterSpec) -> TrainResult:
+            return judge_on_val(model, spec, rows, videos, [])
+
+        def recover(model: Highlighter, spec: HighlighterSpec, *callbacks: Any) -> TrainResult:
+            return train(
+                model, spec, rows, videos, fitting, checkpoints,
+                callbacks=callbacks, on_epoch=shell.say_epoch, extra_loss=extra_loss,
+            )  # fmt: skip
+
+        if params.method == STRUCTURED:
+            batches = train_batches(rows, videos, spec.window, fitting)
+            model, result = slim(model, spec, batches, params, fitting, judge, recover)
+        else:
+            result = prune_highlighter(
+                model, params, lambda: judge(model, spec), lambda hold: recover(model, spec, hold)
+            )
         write_train_result(shell, model, result.trained)
         shutil.rmtree(checkpoints)
 

@@ -24,7 +24,7 @@ from models.errors import DataError
 from models.files import read_json, write_json
 from models.highlighter import Highlighter, HighlighterSpec, save_highlighter
 from models.importance import Importance
-from models.loop import LoopParams, fit, logits_of_video
+from models.loop import ExtraLoss, LoopParams, fit, logits_of_video
 from models.manifest import VideoRow, read_manifest
 from models.metrics import average_precision, calibration_error, choose_threshold
 from models.multiscale import MultiScaleHead
@@ -120,13 +120,14 @@ def train(
     *,
     callbacks: Sequence[Any] = (),
     on_epoch: Callable[[dict[str, Any]], None] = lambda row: None,
+    extra_loss: ExtraLoss | None = None,
 ) -> TrainResult:
     """Fit `model` in place on the train rows and choose its threshold on the val rows."""
     by_split = {split: [videos[r.video_id] for r in rows if r.split == split] for split in ("train", "val")}
     checkpoints = folder / "lightning"
     history = fit(
         model, by_split["train"], by_split["val"], spec.window, params, checkpoints,
-        callbacks=callbacks, on_epoch=on_epoch,
+        callbacks=callbacks, on_epoch=on_epoch, extra_loss=extra_loss,
     )  # fmt: skip
     return judge_on_val(model, spec, rows, videos, history)
 

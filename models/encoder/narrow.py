@@ -142,7 +142,7 @@ def _shrinking(visual: nn.Module, path: str) -> tuple[nn.Module, Callable[[int],
 
 
 def _narrow_mlp(mlp: nn.Sequential, size: int) -> None:
-    width = mlp.c_fc.in_features
+    width: int = mlp.c_fc.in_features  # type: ignore[union-attr, assignment]
     mlp.c_fc, mlp.c_proj = nn.Linear(width, size), nn.Linear(size, width)  # type: ignore[arg-type]
 
 

@@ -9,20 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from models.encoder import EncoderSpec, image_tower, load_encoder, save_encoder
+from models.encoder import EncoderSpec, image_tower, load_encoder, register_nano, save_encoder
 from models.encoder.openclip import _build, model_config
 from models.encoder.surgery import Surgery
 from models.engines import build_engine, load_engine
 from models.errors import ModelError, ParamsError
 from models.highlighter import Highlighter, load_highlighter, save_highlighter
-from models.structured import (
-    Cut,
-    choose_cut,
-    cut_tower,
-    find_groups,
-    taylor_importance,
-    zero_structures,
-)
+from models.structured import Cut, choose_cut, cut_tower, find_groups, taylor_importance, zero_structures
 from models.tower import Tower
 from tests.tiny_model import TINY
 
@@ -133,10 +126,12 @@ def test_one_is_left_everywhere_and_channels_come_in_multiples(kind: str) -> Non
     bare = choose_cut(visual, groups, importance, 0.999, kinds=("heads", "channels"))
     assert all(len(indices) >= 1 for indices in bare.kept.values())
     blocks = choose_cut(visual, groups, importance, 0.999, kinds=("blocks",))
-    assert len(blocks.removed) == (1 if kind == "vit" else 0) and not blocks.kept
+    assert len(blocks.removed) == (1 if kind == "vit" else 0)
+    assert not blocks.kept
     tiled = choose_cut(visual, groups, importance, 0.4, multiple_of=8)
     channels = [len(kept) for path, kept in tiled.kept.items() if sizes[path].kind == "channels"]
-    assert channels and all(count % 8 == 0 for count in channels)
+    assert channels
+    assert all(count % 8 == 0 for count in channels)
     assert choose_cut(visual, groups, importance, 0.0) == Cut({})
 
 
@@ -183,8 +178,8 @@ def test_highlighter_is_stored_and_rebuilt(kind: str, tmp_path: Path) -> None:
 
 
 def test_encoder_folder_keeps_the_surgery(tmp_path: Path) -> None:
-    clip = _build("nano", NANO.model_config).eval() if _registered() else None
-    assert clip is not None
+    register_nano()
+    clip = _build("nano", NANO.model_config).eval()
     cut = Cut({"layer4.0.conv1": tuple(range(32)), "attnpool": (0, 1)})
     clip.visual = cut_tower(clip.visual, cut)
     save_encoder(tmp_path / "encoder", clip, replace(NANO, surgery=cut.surgery()))
@@ -192,13 +187,6 @@ def test_encoder_folder_keeps_the_surgery(tmp_path: Path) -> None:
     assert spec.surgery == cut.surgery()
     with torch.no_grad():
         assert torch.equal(again.visual(pixels("nano")), clip.visual(pixels("nano")))
-
-
-def _registered() -> bool:
-    from models.encoder import register_nano
-
-    register_nano()
-    return True
 
 
 @pytest.mark.parametrize("kind", ["vit", "nano"])
@@ -231,7 +219,7 @@ def test_every_engine_takes_a_cut_tower(kind: str, engine: str, precision: str, 
 def test_wrong_cuts_and_surgeries_are_refused() -> None:
     visual = tower_of("vit")
     groups, importance = weigh("vit", visual)
-    with pytest.raises(ParamsError, match="prune.amount = 1"):
+    with pytest.raises(ParamsError, match=r"prune\.amount = 1"):
         choose_cut(visual, groups, importance, 1.0)
     with pytest.raises(ParamsError, match="multiple_of = 0"):
         choose_cut(visual, groups, importance, 0.5, multiple_of=0)

@@ -111,3 +111,29 @@ def test_stage_leaves_a_pruned_model_that_learned_and_the_same_bytes_twice(tmp_p
     assert not (tmp_path / "one" / "checkpoints").exists()
     for name in ("model/model.safetensors", "model/model.json", "predictions.parquet", "metrics.json", "history.jsonl"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_structured_stage_leaves_a_smaller_model_that_learned_from_its_teacher(tmp_path: Path) -> None:
+    store(tmp_path)
+    original = highlighter()
+    save_highlighter(tmp_path / "trained", original, TINY)
+    pruning = {"method": "structured", "amount": 0.5, "recovery_epochs": 2, "recovery_rate": 1.0}
+    results = {}
+    for out, distil in (("one", 0.5), ("two", 0.5), ("alone", 0.0)):
+        sections = {"train": {"batch_size": 4, "keep": "last"}, "prune": {**pruning, "distil": distil}}
+        (tmp_path / "params.yaml").write_text(json.dumps(sections))
+        paths = {"params": "params.yaml", "manifest": "manifest.parquet", "tokens": "tokens", "model": "trained"}
+        arguments = [part for name, path in paths.items() for part in (f"--{name}", str(tmp_path / path))]
+        main([*arguments, "--out", str(tmp_path / out)])
+        results[out] = (tmp_path / out / "model" / "model.safetensors").read_bytes()
+    assert results["one"] == results["two"] != results["alone"]
+    model, spec = load_highlighter(tmp_path / "one" / "model")
+    metrics = json.loads((tmp_path / "one" / "metrics.json").read_text())
+    assert spec.encoder.surgery is not None
+    assert all(path.startswith("transformer.resblocks.1.") for path in spec.encoder.surgery.kept)
+    lost = sum(w.numel() for w in original.parameters()) - sum(w.numel() for w in model.parameters())
+    assert 0 < lost == metrics["num_pruned"] <= 0.5 * metrics["num_prunable"]
+    assert metrics["num_weights"] == sum(w.numel() for w in model.parameters())
+    frames = torch.rand(2, 3, 32, 32) * 255
+    assert torch.equal(model.tower.front(frames), original.tower.front(frames))  # stored tokens stay true
