@@ -134,7 +134,10 @@ def taylor_importance(
     Raises ParamsError where there is nothing to cut or no batch, ModelError where a weight has no gradient.
     """
     if not groups:
-        raise ParamsError("structured pruning: this tower has no structure that can go; prune.method = l1_unstructured")
+        raise ParamsError(
+            "prune.method = structured: no structure can go, since the tower is of another kind or no block of it is "
+            "trained; set encoder.unfreeze_blocks above 0, or prune.method to l1_unstructured"
+        )
     weights = {name: w for name, w in visual.named_parameters() if any(_holds(group, name) for group in groups)}
     if frozen := [name for name, weight in weights.items() if not weight.requires_grad]:
         raise ModelError(f"structured pruning: {frozen[0]} is frozen and has no gradient; cut what is trained only")

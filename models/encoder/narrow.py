@@ -143,7 +143,7 @@ def _shrinking(visual: nn.Module, path: str) -> tuple[nn.Module, Callable[[int],
 
 def _narrow_mlp(mlp: nn.Sequential, size: int) -> None:
     width: int = mlp.c_fc.in_features  # type: ignore[union-attr, assignment]
-    mlp.c_fc, mlp.c_proj = nn.Linear(width, size), nn.Linear(size, width)  # type: ignore[arg-type]
+    mlp.c_fc, mlp.c_proj = nn.Linear(width, size), nn.Linear(size, width)
 
 
 def _narrow_bottleneck(block: Bottleneck, index: int, size: int) -> None:
