@@ -127,10 +127,9 @@ def _bottleneck(path: str, block: Bottleneck, index: int) -> Group:
 def taylor_importance(
     visual: nn.Module, groups: Sequence[Group], batches: Iterable[BatchT], loss_of: Callable[[BatchT], Tensor]
 ) -> dict[str, Tensor]:
-    """Return the mean importance of a weight of each structure, float32 [size], by path of its group.
+    """Return the importance of each structure, float32 [size], by path of its group: the mean over batches.
 
     loss_of: a scalar of a batch, by way of `visual`; no gradient is left behind
-    The mean over a structure's weights and not the sum, so that a head and a channel can be compared.
     Raises ParamsError where there is nothing to cut or no batch, ModelError where a weight has no gradient.
     """
     if not groups:
@@ -138,7 +137,7 @@ def taylor_importance(
             "prune.method = structured: no structure can go, since the tower is of another kind or no block of it is "
             "trained; set encoder.unfreeze_blocks above 0, or prune.method to l1_unstructured"
         )
-    weights = {name: w for name, w in visual.named_parameters() if any(_holds(group, name) for group in groups)}
+    weights = {name: w for name, w in visual.named_parameters() if any(holds(group, name) for group in groups)}
     if frozen := [name for name, weight in weights.items() if not weight.requires_grad]:
         raise ModelError(f"structured pruning: {frozen[0]} is frozen and has no gradient; cut what is trained only")
     totals = {name: torch.zeros_like(weight) for name, weight in weights.items()}
@@ -151,22 +150,23 @@ def taylor_importance(
         num_batches += 1
     if not num_batches:
         raise ParamsError("structured pruning: no train batch to judge importance by; add train videos")
-    return {group.path: _mean_of(group, totals) / num_batches for group in groups}
+    return {group.path: _sum_of(group, totals) / num_batches for group in groups}
 
 
-def _holds(group: Group, name: str) -> bool:
+def holds(group: Group, name: str) -> bool:
+    """Return whether the weight `name` of a tower has a share in a group."""
     if group.kind == "blocks":
         return name.startswith(f"{group.path}.")
     return any(part.weight == name for part in group.parts)
 
 
-def _mean_of(group: Group, totals: Mapping[str, Tensor]) -> Tensor:
-    """Return the mean of `totals` over each structure's weights, float32 [size]; buffers are no weights."""
+def _sum_of(group: Group, totals: Mapping[str, Tensor]) -> Tensor:
+    """Return the sum of `totals` over each structure's weights, float32 [size]; buffers are no weights."""
     if group.kind == "blocks":
-        inside = [total.flatten() for name, total in totals.items() if _holds(group, name)]
-        return torch.cat(inside).float().mean()[None]
+        inside = [total.flatten() for name, total in totals.items() if holds(group, name)]
+        return torch.cat(inside).float().sum()[None]
     rows = [_rows(part, totals[part.weight], group.size) for part in group.parts if part.weight in totals]
-    return torch.cat(rows, dim=1).float().mean(dim=1)
+    return torch.cat(rows, dim=1).float().sum(dim=1)
 
 
 def _rows(part: Part, weight: Tensor, size: int) -> Tensor:
@@ -176,9 +176,9 @@ def _rows(part: Part, weight: Tensor, size: int) -> Tensor:
 
 
 def choose_cut(
-    visual: nn.Module,
     groups: Sequence[Group],
     importance: Mapping[str, Tensor],
+    costs: Mapping[str, float],
     share: float,
     *,
     kinds: Sequence[Kind] = KINDS,
@@ -186,8 +186,11 @@ def choose_cut(
 ) -> Cut:
     """Return the cut of the least important structures of all groups together.
 
-    share:       of the weights in structures of `kinds`, 0 to below 1; never more goes. A weight on the border of two
-                 structures counts in both
+    importance:  of each structure, [size], as `taylor_importance` gives it
+    costs:       of one structure of each group, as `models.structured_cost` gives them: importance for its cost is
+                 what they are ranked by
+    share:       of the costs of all structures of `kinds`, 0 to below 1; never more goes. A weight on the border of
+                 two structures counts in both
     multiple_of: channels that are left are a whole number of these where there were enough, since processors
                  multiply in tiles
     In every module one structure stays, and one block of those that can go. Raises ParamsError for another share.
@@ -196,14 +199,12 @@ def choose_cut(
         raise ParamsError(f"prune.amount = {share}: structured pruning takes from 0 to below 1")
     if multiple_of < 1:
         raise ParamsError(f"prune.multiple_of = {multiple_of}: must be at least 1")
-    state = dict(visual.named_parameters())
     pool = [group for group in groups if group.kind in kinds]
-    costs = {group.path: _cost(group, state) for group in pool}
     inner = [group for group in pool if group.kind != "blocks"]
     blocks = [group for group in pool if group.kind == "blocks"]
     budget = share * sum(costs[g.path] * g.size for g in (inner or blocks))
     order = sorted(
-        (float(score), place, index)
+        (float(score) / max(costs[group.path], 1e-12), place, index)
         for place, group in enumerate(pool)
         for index, score in enumerate(importance[group.path])
     )
@@ -232,14 +233,6 @@ def choose_cut(
     return Cut({path: indices for path, indices in kept.items() if len(indices) < sizes[path]}, tuple(removed))
 
 
-def _cost(group: Group, state: Mapping[str, Tensor]) -> int:
-    """Return how many weights one structure has."""
-    if group.kind == "blocks":
-        return sum(weight.numel() for name, weight in state.items() if _holds(group, name))
-    parts = [part for part in group.parts if part.weight in state]
-    return sum(part.width * state[part.weight].numel() // state[part.weight].shape[part.dim] for part in parts)
-
-
 def _round_up(left: set[int], importance: Tensor, multiple_of: int) -> tuple[int, ...]:
     """Return `left`, ascending, with the most important of the others until they are a whole multiple."""
     lacking = -len(left) % multiple_of
@@ -256,7 +249,7 @@ def cut_tower(visual: nn.Module, cut: Cut) -> nn.Module:
     state = visual.state_dict()
     for group in _groups_of(visual, cut):
         if group.kind == "blocks":
-            state = {name: weight for name, weight in state.items() if not _holds(group, name)}
+            state = {name: weight for name, weight in state.items() if not holds(group, name)}
             continue
         for name, dim in dict.fromkeys((part.weight, part.dim) for part in group.parts):
             places = [part for part in group.parts if (part.weight, part.dim) == (name, dim)]

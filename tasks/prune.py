@@ -19,8 +19,9 @@ from models.highlighter import Highlighter, HighlighterSpec, load_highlighter
 from models.manifest import VideoRow, read_manifest
 from models.params import Section
 from models.pruning import METHODS, HoldMasks, PruneReport, apply_masks, prune_weights
-from models.slimming import SlimReport, distil_from, slim_highlighter
+from models.slimming import Slimming, SlimReport, distil_from, slim_highlighter
 from models.structured import KINDS, Kind
+from models.structured_cost import CostKind
 from models.windows import Batch, LabelledVideo, TokenWindows, collate
 from tasks.shell import stage_shell
 from tasks.train import (
@@ -47,6 +48,8 @@ class PruneParams(Section):
     """Share of the weights behind the stored tokens that is set to 0, or of the tower's structures there that go."""
     structures: tuple[Kind, ...] = Field(default=KINDS, min_length=1)
     """Kinds of structures that may go; read by `structured`."""
+    structure_cost: CostKind = "weights"
+    """What `amount` is a share of: `weights`, or `multiplications`, which are the time; read by `structured`."""
     multiple_of: int = Field(default=8, ge=1)
     """Channels that are left are a whole number of these; read by `structured`."""
     recovery_epochs: int = Field(default=3, ge=0)
@@ -112,7 +115,11 @@ def slim(
     batches: of train windows; judge, recover: as in `prune_highlighter`, of the model and spec that they are given
     """
     small, small_spec, report = slim_highlighter(
-        model, spec, batches, fitting.loss, params.amount, kinds=params.structures, multiple_of=params.multiple_of
+        model,
+        spec,
+        batches,
+        fitting.loss,
+        Slimming(params.amount, params.structures, params.multiple_of, params.structure_cost),
     )
     before = judge(small, small_spec)
     trained = recover(small, small_spec) if params.recovery_epochs else before

@@ -4,7 +4,6 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -12,10 +11,11 @@ from torch import nn
 from models.encoder import EncoderSpec, image_tower, load_encoder, register_nano, save_encoder
 from models.encoder.openclip import _build, model_config
 from models.encoder.surgery import Surgery
-from models.engines import build_engine, load_engine
 from models.errors import ModelError, ParamsError
 from models.highlighter import Highlighter, load_highlighter, save_highlighter
+from models.slimming import FrameBatch, Slimming, slim_whole_tower
 from models.structured import Cut, choose_cut, cut_tower, find_groups, taylor_importance, zero_structures
+from models.structured_cost import costs_of
 from models.tower import Tower
 from tests.tiny_model import TINY
 
@@ -56,7 +56,7 @@ def num_weights(module: nn.Module) -> int:
 def test_smaller_tower_says_what_the_zeroed_one_says(kind: str, share: float) -> None:
     visual = tower_of(kind)
     groups, importance = weigh(kind, visual)
-    cut = choose_cut(visual, groups, importance, share)
+    cut = choose_cut(groups, importance, costs_of(visual, groups), share)
     smaller = cut_tower(visual, cut)
     with torch.no_grad():
         expected, found = zero_structures(visual, cut)(pixels(kind)), smaller(pixels(kind))
@@ -100,7 +100,7 @@ def test_importance_is_weight_times_gradient_over_batches() -> None:
         visual(batch).square().sum().backward()
         total += (mlp.c_fc.weight * mlp.c_fc.weight.grad).abs().sum(1) + (mlp.c_fc.bias * mlp.c_fc.bias.grad).abs()
         total += (mlp.c_proj.weight * mlp.c_proj.weight.grad).abs().sum(0)
-    expected = total / (32 + 1 + 32) / 2
+    expected = total / 2
     torch.testing.assert_close(found["transformer.resblocks.1.mlp"], expected, rtol=1e-4, atol=1e-7)
     assert [len(found[group.path]) for group in groups] == [1, 2, 128, 1, 2, 128]
 
@@ -113,7 +113,7 @@ def test_what_matters_not_at_all_goes_first_wherever_it_is() -> None:
     visual = zero_structures(visual, Cut(kept))
     groups, importance = weigh("vit", visual)
     share = (20 * 65 + 16 * (32 * 4 + 3)) / (2 * 128 * 65 + 4 * 16 * (32 * 4 + 3))
-    assert choose_cut(visual, groups, importance, share, kinds=("heads", "channels")).kept == kept
+    assert choose_cut(groups, importance, costs_of(visual, groups), share, kinds=("heads", "channels")).kept == kept
     before, after = visual(pixels("vit")), cut_tower(visual, Cut(kept))(pixels("vit"))
     torch.testing.assert_close(before, after, atol=1e-5, rtol=0)
 
@@ -123,16 +123,16 @@ def test_one_is_left_everywhere_and_channels_come_in_multiples(kind: str) -> Non
     visual = tower_of(kind)
     groups, importance = weigh(kind, visual)
     sizes = {group.path: group for group in groups}
-    bare = choose_cut(visual, groups, importance, 0.999, kinds=("heads", "channels"))
+    bare = choose_cut(groups, importance, costs_of(visual, groups), 0.999, kinds=("heads", "channels"))
     assert all(len(indices) >= 1 for indices in bare.kept.values())
-    blocks = choose_cut(visual, groups, importance, 0.999, kinds=("blocks",))
+    blocks = choose_cut(groups, importance, costs_of(visual, groups), 0.999, kinds=("blocks",))
     assert len(blocks.removed) == (1 if kind == "vit" else 0)
     assert not blocks.kept
-    tiled = choose_cut(visual, groups, importance, 0.4, multiple_of=8)
+    tiled = choose_cut(groups, importance, costs_of(visual, groups), 0.4, multiple_of=8)
     channels = [len(kept) for path, kept in tiled.kept.items() if sizes[path].kind == "channels"]
     assert channels
     assert all(count % 8 == 0 for count in channels)
-    assert choose_cut(visual, groups, importance, 0.0) == Cut({})
+    assert choose_cut(groups, importance, costs_of(visual, groups), 0.0) == Cut({})
 
 
 def test_only_what_lies_within_is_cut() -> None:
@@ -167,7 +167,7 @@ def test_surgery_travels_as_json_and_a_whole_spec_stays_as_it_was() -> None:
 def test_highlighter_is_stored_and_rebuilt(kind: str, tmp_path: Path) -> None:
     visual = tower_of(kind)
     groups, importance = weigh(kind, visual)
-    cut = choose_cut(visual, groups, importance, 0.5, multiple_of=8)
+    cut = choose_cut(groups, importance, costs_of(visual, groups), 0.5, multiple_of=8)
     spec = replace(TINY, encoder=replace(SPECS[kind], surgery=cut.surgery()))
     model = Highlighter(spec, cut_tower(visual, cut)).eval()
     save_highlighter(tmp_path / "model", model, spec)
@@ -189,40 +189,13 @@ def test_encoder_folder_keeps_the_surgery(tmp_path: Path) -> None:
         assert torch.equal(again.visual(pixels("nano")), clip.visual(pixels("nano")))
 
 
-@pytest.mark.parametrize("kind", ["vit", "nano"])
-@pytest.mark.parametrize(
-    ("engine", "precision"),
-    [
-        ("eager", "float32"),
-        ("eager", "bfloat16"),
-        ("torchscript", "float32"),
-        ("onnx", "float32"),
-        ("openvino", "float32"),
-    ],
-)
-def test_every_engine_takes_a_cut_tower(kind: str, engine: str, precision: str, tmp_path: Path) -> None:
-    visual = tower_of(kind)
-    removed = ("transformer.resblocks.0",) if kind == "vit" else ()
-    kept = {"transformer.resblocks.1.attn": (1,), "transformer.resblocks.1.mlp": tuple(range(0, 128, 4))}
-    cut = Cut(kept if kind == "vit" else {"layer4.0.conv2": tuple(range(40)), "attnpool": (1, 4)}, removed)
-    spec = replace(SPECS[kind], surgery=cut.surgery())
-    tower = Tower(spec, 1, cut_tower(visual, cut)).eval()
-    build_engine(engine, tower, tmp_path / "engine", spec.image_size, precision)
-    loaded = load_engine(tmp_path / "engine", make_tower=lambda: Tower(spec, 1))
-    frames = np.random.default_rng(0).integers(0, 256, (5, spec.image_size, spec.image_size, 3), np.uint8)
-    with torch.no_grad():
-        expected = tower(torch.from_numpy(frames).permute(0, 3, 1, 2).float()).numpy()
-    spread = float(np.abs(expected).max())
-    assert np.abs(loaded(frames) - expected).max() <= spread * (1e-4 if precision == "float32" else 0.05)
-
-
 def test_wrong_cuts_and_surgeries_are_refused() -> None:
     visual = tower_of("vit")
     groups, importance = weigh("vit", visual)
     with pytest.raises(ParamsError, match=r"prune\.amount = 1"):
-        choose_cut(visual, groups, importance, 1.0)
+        choose_cut(groups, importance, costs_of(visual, groups), 1.0)
     with pytest.raises(ParamsError, match="multiple_of = 0"):
-        choose_cut(visual, groups, importance, 0.5, multiple_of=0)
+        choose_cut(groups, importance, costs_of(visual, groups), 0.5, multiple_of=0)
     for wrong in (Cut({"layer4.0.conv1": (0,)}), Cut({"transformer.resblocks.0.attn": (2,)}), Cut({}, ("ln_pre",))):
         with pytest.raises(ModelError, match="this tower"):
             cut_tower(visual, wrong)
@@ -245,3 +218,35 @@ def test_wrong_cuts_and_surgeries_are_refused() -> None:
         taylor_importance(visual, groups, [], lambda x: x)
     with pytest.raises(ModelError, match="frozen"):
         taylor_importance(visual.requires_grad_(False), groups, [1], lambda x: x)
+
+
+def test_multiplications_count_how_often_a_weight_is_used() -> None:
+    visual = tower_of("nano")
+    groups = find_groups(visual)
+    costs = costs_of(visual, groups, "multiplications", 64)
+    assert costs["layer1.0.conv1"] == (16 + 9 * 16) * 16 * 16
+    assert costs["layer4.0.conv2"] == 9 * 128 * 4 * 4 + 512 * 2 * 2  # the picture is halved before it is read
+    assert costs["attnpool"] == 64 * (3 * 512 + 128) * 5
+    narrowed = cut_tower(visual, Cut({"attnpool": (0, 1)}))
+    assert costs_of(narrowed, find_groups(narrowed), "multiplications", 64)["attnpool"] == 64 * (11 * 512 + 128)
+    visual = tower_of("vit")
+    costs = costs_of(visual, find_groups(visual), "multiplications", 32)
+    assert costs["transformer.resblocks.0.attn"] == 16 * 32 * 4 * 5
+    assert costs["transformer.resblocks.0.mlp"] == 32 * 2 * 5
+    assert costs["transformer.resblocks.0"] == 2 * costs["transformer.resblocks.0.attn"] + 128 * 32 * 2 * 5
+
+
+def test_whole_tower_is_cut_by_frames() -> None:
+    spec = replace(TINY, encoder=NANO, unfreeze_blocks=2)
+    model = Highlighter(spec, tower_of("nano")).eval()
+    frames = torch.randint(0, 256, (2, 3, 64, 64, 3), dtype=torch.uint8)
+    batch = FrameBatch(frames, torch.arange(3.0).repeat(2, 1), torch.eye(3)[:2], torch.ones(2, 3, dtype=torch.bool))
+    slimming = Slimming(0.5, cost="multiplications")
+    small, small_spec, report = slim_whole_tower(model, spec, [batch], "bce", slimming)
+    assert small_spec.encoder.surgery == report.cut.surgery()
+    assert any(path.startswith(("layer1", "layer2")) for path in report.cut.kept)
+    zeroed = zero_structures(model.tower.visual, report.cut)
+    with torch.no_grad():
+        expected, found = zeroed(pixels("nano")), small.tower.visual(pixels("nano"))
+    assert (found - expected).abs().max() <= 1e-5 * max(1.0, float(expected.abs().max()))
+    assert report.num_pruned == num_weights(model) - num_weights(small)
