@@ -62,7 +62,7 @@ def _uses(visual: nn.Module, image_size: int) -> dict[str, float]:
 
     kinds = (nn.Conv2d, nn.Linear, AttentionPool2d, nn.MultiheadAttention, NarrowAttention)
     hooks = [
-        module.register_forward_hook(lambda m, i, o, path=path: count(path, m, i, o))  # type: ignore[misc]
+        module.register_forward_hook(lambda m, i, o, path=path: count(path, m, i, o))
         for path, module in visual.named_modules()
         if isinstance(module, kinds)
     ]
