@@ -52,7 +52,7 @@ class Group:
     path:    module in the tower
     kind:    what they are
     size:    how many there are
-    parts:   where their weights lie; of a block none, since all that is under `path` goes
+    parts:   where their weights lie; of a block none, since all that is under `path` goes, but a bottleneck's shortcut
     """
 
     path: str
@@ -81,7 +81,7 @@ def find_groups(visual: nn.Module, within: Sequence[str] | None = None) -> tuple
     """Return what can be cut out of a tower, in the tower's order.
 
     Heads, MLP channels and whole blocks of open_clip's plain transformer blocks; inner channels of a CLIP ResNet's
-    bottlenecks and heads of its pooling. A tower of any other kind has none.
+    bottlenecks, whole bottlenecks (their shortcuts stay) and heads of its pooling. A tower of any other kind has none.
 
     within: paths of modules; only what lies in one of them is given. Everything where it is left out.
     """
@@ -92,7 +92,7 @@ def find_groups(visual: nn.Module, within: Sequence[str] | None = None) -> tuple
         if type(module) is ResidualAttentionBlock:
             found += [Group(path, "blocks", 1), _attention(f"{path}.attn", module.attn), _mlp(f"{path}.mlp", module)]
         elif isinstance(module, Bottleneck):
-            found += [_bottleneck(path, module, 1), _bottleneck(path, module, 2)]
+            found += [Group(path, "blocks", 1), _bottleneck(path, module, 1), _bottleneck(path, module, 2)]
         elif isinstance(module, (AttentionPool2d, NarrowPool)):
             num_heads, width = heads_of(module)
             names = [f"{path}.{part}_proj.{kind}" for part in "qkv" for kind in ("weight", "bias")]
@@ -156,7 +156,7 @@ def taylor_importance(
 def holds(group: Group, name: str) -> bool:
     """Return whether the weight `name` of a tower has a share in a group."""
     if group.kind == "blocks":
-        return name.startswith(f"{group.path}.")
+        return name.startswith(f"{group.path}.") and not name.startswith(f"{group.path}.downsample.")
     return any(part.weight == name for part in group.parts)
 
 
@@ -267,9 +267,10 @@ def zero_structures(visual: nn.Module, cut: Cut) -> nn.Module:
     state = dict(zeroed.named_parameters())
     for group in _groups_of(visual, cut):
         if group.kind == "blocks":
-            for name in ("attn.out_proj", "mlp.c_proj"):
-                state[f"{group.path}.{name}.weight"].zero_()
-                state[f"{group.path}.{name}.bias"].zero_()
+            for name in ("attn.out_proj", "mlp.c_proj", "bn3"):  # the last ones before a sum
+                for kind in ("weight", "bias"):
+                    if f"{group.path}.{name}.{kind}" in state:
+                        state[f"{group.path}.{name}.{kind}"].zero_()
             continue
         gone = sorted(set(range(group.size)) - set(cut.kept[group.path]))
         for part in group.parts:

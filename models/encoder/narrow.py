@@ -31,6 +31,19 @@ class Skip(nn.Module):
         return q_x
 
 
+class Shortcut(nn.Module):
+    """The place of a removed bottleneck of a ResNet: its shortcut alone, which may change width and size."""
+
+    def __init__(self, downsample: nn.Module | None) -> None:
+        super().__init__()
+        self.downsample, self.act3 = downsample, nn.ReLU(inplace=False)
+
+    def forward(self, x_NDhw: Tensor) -> Tensor:
+        """Return feature maps [N, D', h', w']."""
+        shortcut: Tensor = self.act3(x_NDhw if self.downsample is None else self.downsample(x_NDhw))
+        return shortcut
+
+
 class NarrowAttention(nn.Module):
     """Self-attention with `num_heads` heads of `head_dim` in a model of width `embed_dim`.
 
@@ -104,9 +117,13 @@ def narrow(visual: nn.Module, surgery: Surgery) -> None:
             raise ModelError(f"surgery: {path} has {there} and cannot keep {size}; prune this model again")
         shrink(size)
     for path in surgery.removed:
-        if not isinstance(_module(visual, path), (ResidualAttentionBlock, Skip)):
+        block = _module(visual, path)
+        if isinstance(block, (Bottleneck, Shortcut)):
+            visual.set_submodule(path, Shortcut(block.downsample))
+        elif isinstance(block, (ResidualAttentionBlock, Skip)):
+            visual.set_submodule(path, Skip())
+        else:
             raise ModelError(f"surgery: {path} is not a block that can go; prune this model again")
-        visual.set_submodule(path, Skip())
 
 
 def _module(visual: nn.Module, path: str) -> nn.Module:

@@ -18,7 +18,8 @@ class Surgery:
     kept:    heads or channels that are left, at least 1, by the path of their module in the tower:
              `transformer.resblocks.3.attn` (heads), `transformer.resblocks.3.mlp` (channels),
              `layer4.0.conv1` and `layer4.0.conv2` (channels), `attnpool` (heads)
-    removed: paths of whole blocks that are gone; their places stay, so that all other paths stay too
+    removed: paths of whole blocks that are gone; their places stay (of a bottleneck its shortcut), so that all other
+             paths stay too
     """
 
     kept: Mapping[str, int] = field(default_factory=dict)

@@ -77,6 +77,23 @@ def test_a_block_goes_whole_and_its_place_stays() -> None:
     assert len(Tower(replace(VIT, surgery=cut.surgery()), 1, smaller).blocks()) == 2
 
 
+def test_a_bottleneck_goes_and_its_shortcut_stays(tmp_path: Path) -> None:
+    visual = tower_of("nano")
+    cut = Cut({"layer2.0.conv1": (1, 5)}, ("layer3.0", "layer1.0"))
+    smaller = cut_tower(visual, cut)
+    with torch.no_grad():
+        expected = zero_structures(visual, cut)(pixels("nano"))
+        assert (smaller(pixels("nano")) - expected).abs().max() <= 1e-5 * float(expected.abs().max())
+    kept = {name.split(".")[2] for name in smaller.state_dict() if name.startswith("layer3.0.")}
+    assert kept == {"downsample"}
+    spec = replace(TINY, encoder=replace(NANO, surgery=cut.surgery()), unfreeze_blocks=2)
+    model = Highlighter(spec, smaller).eval()
+    save_highlighter(tmp_path / "model", model, spec)
+    again, _ = load_highlighter(tmp_path / "model")
+    with torch.no_grad():
+        assert torch.equal(again.tower(pixels("nano")), model.tower(pixels("nano")))
+
+
 def test_pooling_of_a_resnet_loses_heads() -> None:
     visual = tower_of("nano")
     cut = Cut({"attnpool": (0, 3, 6), "layer3.0.conv2": tuple(range(1, 64, 2))})
@@ -126,7 +143,7 @@ def test_one_is_left_everywhere_and_channels_come_in_multiples(kind: str) -> Non
     bare = choose_cut(groups, importance, costs_of(visual, groups), 0.999, kinds=("heads", "channels"))
     assert all(len(indices) >= 1 for indices in bare.kept.values())
     blocks = choose_cut(groups, importance, costs_of(visual, groups), 0.999, kinds=("blocks",))
-    assert len(blocks.removed) == (1 if kind == "vit" else 0)
+    assert len(blocks.removed) == (1 if kind == "vit" else 3)
     assert not blocks.kept
     tiled = choose_cut(groups, importance, costs_of(visual, groups), 0.4, multiple_of=8)
     channels = [len(kept) for path, kept in tiled.kept.items() if sizes[path].kind == "channels"]
@@ -137,7 +154,7 @@ def test_one_is_left_everywhere_and_channels_come_in_multiples(kind: str) -> Non
 
 def test_only_what_lies_within_is_cut() -> None:
     visual = tower_of("nano")
-    assert {group.path for group in find_groups(visual, ["layer4"])} == {"layer4.0.conv1", "layer4.0.conv2"}
+    assert [g.path for g in find_groups(visual, ["layer4"])] == ["layer4.0", "layer4.0.conv1", "layer4.0.conv2"]
     assert find_groups(visual, ["layer"]) == ()
 
 

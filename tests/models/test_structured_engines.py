@@ -23,7 +23,7 @@ CUTS = {
         {"transformer.resblocks.1.attn": (1,), "transformer.resblocks.1.mlp": tuple(range(0, 128, 4))},
         ("transformer.resblocks.0",),
     ),
-    "nano": Cut({"layer4.0.conv2": tuple(range(40)), "attnpool": (1, 4)}),
+    "nano": Cut({"layer4.0.conv2": tuple(range(40)), "attnpool": (1, 4)}, ("layer3.0",)),
 }
 
 
