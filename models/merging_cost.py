@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from models.errors import ShapeError
-from models.merging_tower import refuse_unmergeable
+from models.merging_tower import mergeable
 from models.token_merging import NO_MERGING, MergeSchedule, most_merged
 from models.tower import Tower
 
@@ -44,8 +44,7 @@ class TowerShape:
 
 def tower_shape(tower: Tower) -> TowerShape:
     """Return the shape of a tower. Raises EngineNotPossible where its tokens cannot be merged."""
-    visual = tower.visual
-    refuse_unmergeable(visual, type(visual).__name__)
+    visual = mergeable(tower.visual, type(tower.visual).__name__)
     block = visual.transformer.resblocks[0]
     return TowerShape(
         num_tokens=len(visual.positional_embedding),

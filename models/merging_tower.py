@@ -5,6 +5,8 @@ Of open_clip's vision transformers that pool by class token or by average, the a
 as the tower does: the number of tokens of each block is fixed by the schedule, the batch is free.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -32,19 +34,17 @@ class MergingTower(Tower):
         self, spec: EncoderSpec, num_trained: int, schedule: MergeSchedule, visual: nn.Module | None = None
     ) -> None:
         super().__init__(spec, num_trained, visual)
-        refuse_unmergeable(self.visual, spec.name)
-        num_blocks, num_tokens = len(self.blocks()), len(self.visual.positional_embedding)
+        num_blocks = len(self.blocks())
+        num_tokens, self.width = mergeable(self.visual, spec.name).positional_embedding.shape
         schedule.tokens_left(num_tokens, num_blocks)
         self.num_merged = schedule.num_merged or (0,) * num_blocks
-        self.width = int(self.visual.positional_embedding.shape[1])
 
     def front(self, pixels_NCHW: Tensor) -> Tensor:
         """Return tokens [N, M, D] of float pixels [N, 3, H, W] in 0 to 255, RGB.
 
         Where the front merges they are [N, M, D + 1], the last channel their sizes.
         """
-        x: Tensor = self.visual._embeds((pixels_NCHW - self.mean) / self.std)
-        x, sizes = self._run(x, None, 0, self.num_front)
+        x, sizes = self._run(self._patches(pixels_NCHW), None, 0, self.num_front)
         return x if sizes is None else torch.cat([x, sizes[:, :, None].to(x.dtype)], dim=2)
 
     def tail(self, tokens_NMD: Tensor) -> Tensor:
@@ -58,8 +58,12 @@ class MergingTower(Tower):
 
     def forward(self, pixels_NCHW: Tensor) -> Tensor:
         """Return embeddings [N, E] of float pixels [N, 3, H, W] in 0 to 255, RGB."""
-        x: Tensor = self.visual._embeds((pixels_NCHW - self.mean) / self.std)
-        return self._embed(*self._run(x, None, 0, len(self.num_merged)))
+        return self._embed(*self._run(self._patches(pixels_NCHW), None, 0, len(self.num_merged)))
+
+    def _patches(self, pixels_NCHW: Tensor) -> Tensor:
+        visual: Any = self.visual
+        x: Tensor = visual._embeds((pixels_NCHW - self.mean) / self.std)
+        return x
 
     def _run(self, x: Tensor, sizes: Tensor | None, first: int, last: int) -> tuple[Tensor, Tensor | None]:
         for block, num_merged in zip(self.blocks()[first:last], self.num_merged[first:last], strict=True):
@@ -68,7 +72,7 @@ class MergingTower(Tower):
 
     def _embed(self, x: Tensor, sizes: Tensor | None) -> Tensor:
         """Return embeddings [N, E] of the last block's tokens; an average counts a token as often as its patches."""
-        visual = self.visual
+        visual: Any = self.visual
         if sizes is None or visual.pool_type == "tok":
             pooled_ND: Tensor = visual._pool(x)[0]
         else:
@@ -76,25 +80,28 @@ class MergingTower(Tower):
             shares = sizes[:, 1:] / sizes[:, 1:].sum(dim=1, keepdim=True)
             pooled_ND = (shares[:, None, :].to(x.dtype) @ x[:, 1:])[:, 0]
             pooled_ND = visual.ln_post(pooled_ND) if visual.final_ln_after_pool else pooled_ND
-        return pooled_ND if visual.proj is None else pooled_ND @ visual.proj
+        embeddings_NE: Tensor = pooled_ND if visual.proj is None else pooled_ND @ visual.proj
+        return embeddings_NE
 
 
 def with_merging(tower: Tower, spec: EncoderSpec, schedule: MergeSchedule) -> MergingTower:
     """Return a tower that merges tokens and shares the weights of `tower`, which stays as it is."""
     num_trained = len(tower.blocks()) - tower.num_front
-    return MergingTower(spec, num_trained, schedule, tower.visual).train(tower.training)
+    merging = MergingTower(spec, num_trained, schedule, tower.visual)
+    merging.training = tower.training  # of this module alone: what is shared keeps its own
+    return merging
 
 
-def refuse_unmergeable(visual: nn.Module, name: str) -> None:
-    """Raise EngineNotPossible where tokens of `visual`, the network of encoder `name`, cannot be merged."""
+def mergeable(visual: nn.Module, name: str) -> Any:
+    """Return `visual`, the network of encoder `name`. Raises EngineNotPossible where its tokens cannot be merged."""
     if not isinstance(visual, VisionTransformer):
         why = f"is a {type(visual).__name__} and not a vision transformer of open_clip"
     elif visual.attn_pool is not None or visual.pool_type not in ("tok", "avg"):
-        why = "pools by attention"
+        why = "pools by attention or not at all"
     elif not all(type(block) is ResidualAttentionBlock for block in visual.transformer.resblocks):
         why = "has blocks of its own kind"
     elif not visual.transformer.batch_first:
         why = "keeps its batch second"
     else:
-        return
+        return visual
     raise EngineNotPossible(f"token merging: encoder {name} {why}; leave the rung out")
