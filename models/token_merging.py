@@ -119,11 +119,8 @@ def match_tokens(keys_NLK: Tensor, num_merged: int) -> Tensor:
 
     Raises ShapeError where keys are not [N, L, K] or there are not so many pairs.
     """
-    if keys_NLK.ndim != 3 or not 0 <= num_merged <= most_merged(keys_NLK.shape[1]):
-        raise ShapeError(
-            f"token merging: {num_merged} pairs of keys {tuple(keys_NLK.shape)}; keys must be [N, L, K] and pairs at "
-            "most half of L - 1"
-        )
+    if not torch.jit.is_tracing():  # a tracer makes tensors of shapes, which nothing should be decided by
+        _check_pairs(keys_NLK, num_merged)
     num_frames, num_tokens, device = keys_NLK.shape[0], keys_NLK.shape[1], keys_NLK.device
     if num_merged == 0:
         return torch.arange(num_tokens, device=device).expand(num_frames, -1)
@@ -150,11 +147,8 @@ def merge_tokens(x_NLD: Tensor, sizes_NL: Tensor | None, groups_NL: Tensor, num_
 
     groups_NL: as of `match_tokens`, 0 to M - 1. Raises ShapeError where shapes do not fit.
     """
-    if x_NLD.shape[:2] != groups_NL.shape or (sizes_NL is not None and sizes_NL.shape != groups_NL.shape):
-        raise ShapeError(
-            f"token merging: tokens {tuple(x_NLD.shape)} must be [N, L, D], sizes and groups "
-            f"{tuple(groups_NL.shape)} both [N, L]"
-        )
+    if not torch.jit.is_tracing():
+        _check_groups(x_NLD, sizes_NL, groups_NL)
     places_M1 = torch.arange(num_groups, device=x_NLD.device)[:, None]
     weights_NML = (groups_NL[:, None, :] == places_M1).float()
     if sizes_NL is not None:
@@ -199,3 +193,19 @@ def merging_block(
         groups_NL = match_tokens(keys_NLK, num_merged)
         x_NLD, sizes_NL = merge_tokens(x_NLD, sizes_NL, groups_NL, x_NLD.shape[1] - num_merged)
     return x_NLD + parts.ls_2(parts.mlp(parts.ln_2(x_NLD))), sizes_NL
+
+
+def _check_pairs(keys_NLK: Tensor, num_merged: int) -> None:
+    if keys_NLK.ndim != 3 or not 0 <= num_merged <= most_merged(keys_NLK.shape[1]):
+        raise ShapeError(
+            f"token merging: {num_merged} pairs of keys {tuple(keys_NLK.shape)}; keys must be [N, L, K] and pairs at "
+            "most half of L - 1"
+        )
+
+
+def _check_groups(x_NLD: Tensor, sizes_NL: Tensor | None, groups_NL: Tensor) -> None:
+    if x_NLD.shape[:2] != groups_NL.shape or (sizes_NL is not None and sizes_NL.shape != groups_NL.shape):
+        raise ShapeError(
+            f"token merging: tokens {tuple(x_NLD.shape)} must be [N, L, D], sizes and groups "
+            f"{tuple(groups_NL.shape)} both [N, L]"
+        )

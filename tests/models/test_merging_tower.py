@@ -127,10 +127,11 @@ def test_half_precision_is_close() -> None:
     assert (found - expected).abs().mean() < 0.1 * expected.abs().mean()
 
 
-def test_onnx_says_the_same_at_any_batch_size(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["onnx", "torchscript"])
+def test_engines_say_the_same_at_any_batch_size(name: str, tmp_path: Path) -> None:
     spec = spec_with(layers=2, **AVERAGES[0])
     merging = with_merging(make_tower(spec), spec, MergeSchedule((3, 2)))  # the second by sizes of the first
-    build_engine("onnx", merging, tmp_path / "engine", SIDE, "float32")
+    build_engine(name, merging, tmp_path / "engine", SIDE, "float32")
     engine = load_engine(tmp_path / "engine", None)
     frames = np.random.default_rng(0).integers(0, 256, (7, SIDE, SIDE, 3), np.uint8)
     with torch.inference_mode():
