@@ -119,6 +119,15 @@ def test_the_tail_can_be_trained() -> None:
 
 
 @torch.inference_mode()
+def test_black_and_flat_frames_have_finite_embeddings() -> None:
+    tower = make_tower()
+    tower.visual.positional_embedding.zero_()  # every patch alike, every pair a tie
+    pixels = torch.tensor([0.0, 128, 255]).view(3, 1, 1, 1).expand(3, 3, SIDE, SIDE)
+    merging = with_merging(tower, SPEC, MergeSchedule((8, 4, 2, 1)))
+    torch.testing.assert_close(merging(pixels), tower(pixels), rtol=1e-5, atol=1e-5)
+
+
+@torch.inference_mode()
 def test_half_precision_is_close() -> None:
     merging = with_merging(make_tower(), SPEC, SCHEDULE)
     expected = merging(make_pixels())

@@ -120,7 +120,9 @@ def test_attention_is_that_of_the_module(block: nn.Module) -> None:
     for sizes in (None, torch.ones(3, 7)):
         out, keys = attend(block.attn, x, sizes)
         torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-6)
-        assert keys.shape == (3, 7, WIDTH // HEADS)
+        stacked = x @ block.attn.in_proj_weight.T + block.attn.in_proj_bias
+        by_head = stacked[:, :, WIDTH : 2 * WIDTH].unflatten(2, (HEADS, WIDTH // HEADS))  # after queries, before values
+        torch.testing.assert_close(keys, by_head.mean(2), rtol=1e-5, atol=1e-6)
 
 
 def test_a_token_of_size_three_counts_as_three(block: nn.Module) -> None:
