@@ -20,8 +20,8 @@ from tasks.pictures import BLUE, FAINT, GREY, INK, VERMILION
 _PALE = "#B4BDC8"
 _LOSS = "#FBEDE6"
 _POINT = 1 / 72  # inch
-# Where a label may stand beside its point, points right and up of it, the first that is free is taken.
-_OFFSETS = tuple((0, up * sign) for up in (13, 26, 39, 52, 65) for sign in (1, -1))
+# How far above its point a label may stand, 1/72 inch; the first place that is free is taken.
+_OFFSETS = tuple(up * sign for up in (13, 26, 39, 52, 65) for sign in (1, -1))
 Box = tuple[float, float, float, float]
 _Placed = tuple[RungResult, float, float]
 
@@ -63,14 +63,9 @@ def _subtitle(rows: Sequence[RungResult], decision: Decision) -> str:
     if chosen is None or reference is None or decision.chosen == REFERENCE.name:
         return f"Chosen: {decision.chosen}, the model as it was trained. Nothing else was faster and as good."
     faster = chosen.best.frames_per_s / reference.best.frames_per_s
-    return (
-        f"Chosen: {decision.chosen}. It is {faster:.1f} times as fast as the original and finds the same highlights"
-        + (
-            "."
-            if abs(chosen.f1_difference.value) < 5e-4
-            else f" but for a change of F1 of {chosen.f1_difference.value:+.3f}."
-        )
-    )
+    change = chosen.f1_difference.value
+    quality = "the same" if abs(change) < 5e-4 else f"{abs(change):.3f} {'higher' if change > 0 else 'lower'}"
+    return f"Chosen: {decision.chosen}. It is {faster:.1f} times as fast as the original, and its F1 is {quality}."
 
 
 def _watt_hours(found: Figures) -> float:
@@ -104,12 +99,13 @@ def _panel(
     for point in sorted(points, key=lambda point: (point[0].rung.name != decision.chosen, point not in front)):
         row, x, y = point
         is_chosen = row.rung.name == decision.chosen
-        colour = VERMILION if is_chosen else BLUE if point in front else _PALE
-        marker = "D" if row.rung == REFERENCE else "o"
+        is_reference = row.rung == REFERENCE
+        colour = VERMILION if is_chosen else INK if is_reference else BLUE if point in front else _PALE
+        marker = "D" if is_reference else "o"
         axes.plot(x, y, marker=marker, ms=9, mfc=colour, mec="white", mew=1, zorder=5, ls="none")
         if is_chosen:
             axes.plot(x, y, marker="o", ms=19, mfc="none", mec=VERMILION, mew=2, zorder=6, ls="none")
-        ink = VERMILION if is_chosen else INK if point in front else "#8792A0"
+        ink = VERMILION if is_chosen else INK if is_reference or point in front else "#8792A0"
         _label(axes, points, point, taken, ink, is_chosen)
 
 
@@ -155,17 +151,19 @@ def _label(axes: Axes, points: Sequence[_Placed], point: _Placed, taken: list[Bo
     """Write the name beside its point where no other name or point is, and remember the place in `taken`."""
     row, x, y = point
     at = _in_points(axes, x, y)
-    width, height = 5.9 * len(row.rung.name) * (1.08 if is_bold else 1), 12.0
+    width, height = 6.4 * len(row.rung.name) * (1.18 if is_bold else 1), 12.0
+    aside = _inwards(axes, at[0], width)
     others = [_in_points(axes, *other[1:]) for other in points]
     dots = [(px - 7, py - 7, px + 7, py + 7) for px, py in others]
-    for right, up in _OFFSETS:
-        box = (at[0] + right - width / 2, at[1] + up - height / 2, at[0] + right + width / 2, at[1] + up + height / 2)
+    for up in _OFFSETS:
+        middle = at[0] + aside, at[1] + up
+        box = (middle[0] - width / 2, middle[1] - height / 2, middle[0] + width / 2, middle[1] + height / 2)
         if not any(_overlap(box, other) for other in [*taken, *dots]):
             break
     taken.append(box)
     far = abs(up) > 13
     axes.annotate(
-        row.rung.name, (x, y), (right, up + (6 if is_bold and up > 0 else -6 if is_bold else 0)),
+        row.rung.name, (x, y), (aside, up + (6 if is_bold and up > 0 else -6 if is_bold else 0)),
         textcoords="offset points", ha="center", va="center", fontsize=10.5 if is_bold else 10,
         weight="bold" if is_bold else "normal", color=colour, zorder=7,
         arrowprops={"arrowstyle": "-", "color": _PALE, "lw": 0.7, "shrinkA": 0, "shrinkB": 5} if far else None,
@@ -179,6 +177,12 @@ def _in_points(axes: Axes, x: float, y: float) -> tuple[float, float]:
     return float(pixels[0] / scale), float(pixels[1] / scale)
 
 
+def _inwards(axes: Axes, at: float, width: float) -> float:
+    """Return how far a label of `width` must move from the middle `at` to stay inside the panel, 1/72 inch."""
+    left, right = sorted(_in_points(axes, x, 1)[0] for x in axes.get_xlim())
+    return max(left - (at - width / 2), 0.0) - max(at + width / 2 - right, 0.0)
+
+
 def _overlap(one: Box, other: Box) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
@@ -190,7 +194,7 @@ def _key(figure: Figure) -> None:
     entries = (
         (0.01, VERMILION, "o", "chosen"),
         (0.13, INK, "D", "the model as trained"),
-        (0.32, BLUE, "o", "best of its kind: nothing is better in both ways"),
+        (0.32, BLUE, "o", "in front: nothing is better in both ways"),
         (0.67, _PALE, "o", "something else is better in both ways"),
     )
     for x, colour, marker, text in entries:
