@@ -132,6 +132,12 @@ class Speed:
         if self.batch_size < 1 or not (0 < self.frames_per_s < math.inf) or not (0 <= self.spread < math.inf):
             raise ShapeError(f"speed: must be positive with a spread of at least 0, got {self}")
 
+    @property
+    def text(self) -> str:
+        """Speed and spread for people."""
+        spread = f"{self.spread:.0f}" if self.spread >= 10 else f"{self.spread:.2g}"
+        return f"{self.frames_per_s:.4g} ± {spread}"
+
 
 @dataclass(frozen=True)
 class Figures:
@@ -305,7 +311,7 @@ def _loss(difference: PairedDifference, max_f1_drop: float) -> str:
 
 def _gain(speed: Speed, below: Speed, name: str) -> str:
     return (
-        f"{speed.frames_per_s:.4g} ± {speed.spread:.2g} frames/s against {below.frames_per_s:.4g} of {name}, the "
+        f"{speed.text} frames/s against {below.frames_per_s:.4g} of {name}, the "
         f"rung below ({speed.frames_per_s / below.frames_per_s:.2f} times)"
     )
 

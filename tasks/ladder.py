@@ -8,6 +8,7 @@ run is a row with its reason, and the others go on.
 Knows how a rung is measured; which one is chosen is the business of `models.ladder`.
 """
 
+import logging
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -280,6 +281,8 @@ def _f1_of(counts: Mapping[str, Counts], num_bootstrap: int, seed: int) -> Estim
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the stage."""
     with stage_shell("ladder", ["manifest", "frames", "model"], argv) as shell:
+        for noisy in ("onnxscript", "onnx_ir"):  # the exporter's steps, line by line
+            logging.getLogger(noisy).setLevel(logging.ERROR)
         params = shell.section("ladder", LadderParams)
         rows = [row for row in read_manifest(shell["manifest"]) if row.split in ("val", "test")]
         footage = Footage(rows, partial(read_frames_shard, shell["frames"]))
