@@ -55,6 +55,7 @@ RUNTIMES: Mapping[str, Part] = {
         Part("runtime", "onnx", "onnx", "float32"),
         Part("runtime", "openvino", "openvino", "float32"),
         Part("runtime", "openvino-bfloat16", "openvino", "bfloat16"),
+        Part("runtime", "openvino-int8", "openvino", "int8"),
         Part("runtime", "tensorrt", "tensorrt", "float16"),
     )
 }

@@ -47,7 +47,7 @@ from models.params import Section
 from models.shards import read_frames_shard
 from tasks.energy import measure_energy
 from tasks.ladder_picture import write_ladder_picture
-from tasks.rungs import BuiltRung, Footage, Model, Shrink, build_rung, without_figures
+from tasks.rungs import BuiltRung, Footage, Model, Shrink, build_rung, calibration_frames, without_figures
 from tasks.shell import progress_bar, stage_shell
 
 _CONFIDENCE = 0.95
@@ -70,6 +70,8 @@ class LadderParams(Section):
     """Time for each figure of a turn, seconds."""
     energy_budget_s: float = Field(default=3.0, ge=0)
     """Time over which the energy of one rung is taken, seconds; 0 takes none."""
+    num_calibration_frames: int = Field(default=256, ge=1)
+    """Frames of the train split from which int8 takes its ranges."""
     num_bootstrap: int = Field(default=1000, ge=1)
     """Replicates of every interval."""
     seed: int = Field(default=0, ge=0)
@@ -284,8 +286,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         for noisy in ("onnxscript", "onnx_ir"):  # the exporter's steps, line by line
             logging.getLogger(noisy).setLevel(logging.ERROR)
         params = shell.section("ladder", LadderParams)
-        rows = [row for row in read_manifest(shell["manifest"]) if row.split in ("val", "test")]
-        footage = Footage(rows, partial(read_frames_shard, shell["frames"]))
+        rows, read_video = read_manifest(shell["manifest"]), partial(read_frames_shard, shell["frames"])
+        train, judged = ([row for row in rows if (row.split == "train") == wanted] for wanted in (True, False))
+        calibrate = partial(calibration_frames, train, read_video, params.num_calibration_frames)
+        footage = Footage(judged, read_video, calibrate)
         model = load_highlighter(shell["model"])
         with (
             tempfile.TemporaryDirectory(prefix=".rungs.", dir=shell.out) as scratch,

@@ -28,8 +28,11 @@ from models.ladder import Part, Rung, RungResult
 from models.manifest import VideoRow
 from models.metrics import choose_threshold
 from models.predictions import calibrated_predictions
+from models.quantise import choose_frames
 from models.served import ServedModel, save_served
+from models.spans import label_times
 from models.video import SampledVideo
+from tasks.quantise import quantise_apart
 from tasks.resident import measure_resident_mb
 
 _log = logging.getLogger(__name__)
@@ -45,10 +48,12 @@ class Footage:
 
     rows:       manifest rows of the val and test videos
     read_video: gives the sampled frames of a video by its id
+    calibrate:  gives frames of the train split for int8, uint8 [N, H, W, 3]; None where there are none
     """
 
     rows: Sequence[VideoRow]
     read_video: Callable[[str], SampledVideo]
+    calibrate: Callable[[], Frames] | None = None
 
     def __post_init__(self) -> None:
         if {row.split for row in self.rows} != {"val", "test"}:
@@ -77,6 +82,18 @@ class BuiltRung:
     threshold: float
     disk_mb: float
     resident_mb: float | None
+
+
+def calibration_frames(rows: Sequence[VideoRow], read_video: Callable[[str], SampledVideo], num_frames: int) -> Frames:
+    """Return at most `num_frames` frames of the train videos `rows`, evenly spaced over all of them.
+
+    Raises EngineError where they are of one class.
+    """
+    videos = [(row, read_video(row.video_id)) for row in rows]
+    if not videos:
+        raise EngineError("int8: no train frames to calibrate with; add train videos")
+    labels_N = np.concatenate([label_times(video.times_s, row.spans) for row, video in videos])
+    return choose_frames(np.concatenate([video.frames_THWC for _, video in videos]), labels_N, num_frames)
 
 
 def build_rung(
@@ -109,7 +126,12 @@ def _build(
         engine = reference_engine(highlighter.tower, source.image_size)  # such a tower has no weights to write
         num_bytes = source.onnx("float32").stat().st_size
     else:
-        record = build_engine_from(rung.runtime.engine, source, built, rung.runtime.precision)
+        is_int8 = rung.runtime.precision == "int8"
+        record = build_engine_from(rung.runtime.engine, source, built, "float32" if is_int8 else rung.runtime.precision)
+        if is_int8:
+            if footage.calibrate is None:
+                raise EngineError("int8: no train frames to calibrate with; add train videos")
+            quantise_apart(built, footage.calibrate(), scratch)
         num_bytes = engine_bytes(built)
         if not runs_here(record):
             reason = f"built for {record.device}, which is not here ({num_bytes / _MB:.1f} MB)"

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import tasks.ladder
+import tasks.quantise
 import tasks.rungs
 from models.energy import Energy
 from models.engines import store
@@ -235,3 +236,19 @@ def test_the_picture_tells_what_is_not_in_it(model: Any, footage: Footage, tmp_p
     assert {"float32", "torchscript", "bfloat16"} <= set(texts)
     undefined = replace(result.rows[0], figures=replace(result.rows[0].figures, kwh_per_1000=1e-6))  # type: ignore[type-var]
     draw_ladder((undefined,), replace(result.decision, chosen="float32", kept=("float32",)))
+
+
+def test_int8_without_its_package_or_its_frames_is_a_row(
+    model: Any, footage: Footage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rung = Rung((RUNTIMES["openvino-int8"],))
+    found = build_rung(rung, model, footage, 4, {}, tmp_path / "one")
+    assert isinstance(found, RungResult)
+    assert (found.status, found.reason) == ("failed", "int8: no train frames to calibrate with; add train videos")
+    monkeypatch.setattr(tasks.quantise.importlib.util, "find_spec", lambda _name: None)
+    frames = footage.frames(32)
+    found = build_rung(rung, model, replace(footage, calibrate=lambda: frames), 4, {}, tmp_path / "two")
+    assert isinstance(found, RungResult)
+    assert found.status == "not_possible"
+    assert found.reason is not None
+    assert "[int8]" in found.reason
