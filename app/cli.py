@@ -150,6 +150,19 @@ def gate(
 
 
 @app.command()
+def ladder(
+    table: Annotated[Path, typer.Option(help="The table that `python -m tasks.ladder` wrote.")] = Path(
+        "build/ladder/ladder.json"
+    ),
+) -> None:
+    """Print the compression ladder: what each rung costs and saves, which one was chosen, and why."""
+    with _door():
+        from app.ladder import print_ladder
+
+        print_ladder(table, Console())
+
+
+@app.command()
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print the checks as a JSON list.")] = False,
 ) -> None:
