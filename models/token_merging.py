@@ -119,7 +119,7 @@ def match_tokens(keys_NLK: Tensor, num_merged: int) -> Tensor:
 
     Raises ShapeError where keys are not [N, L, K] or there are not so many pairs.
     """
-    if not torch.jit.is_tracing():  # a tracer makes tensors of shapes, which nothing should be decided by
+    if not _is_tracing():  # a tracer makes tensors of shapes, which nothing should be decided by
         _check_pairs(keys_NLK, num_merged)
     num_frames, num_tokens, device = keys_NLK.shape[0], keys_NLK.shape[1], keys_NLK.device
     if num_merged == 0:
@@ -147,7 +147,7 @@ def merge_tokens(x_NLD: Tensor, sizes_NL: Tensor | None, groups_NL: Tensor, num_
 
     groups_NL: as of `match_tokens`, 0 to M - 1. Raises ShapeError where shapes do not fit.
     """
-    if not torch.jit.is_tracing():
+    if not _is_tracing():
         _check_groups(x_NLD, sizes_NL, groups_NL)
     places_M1 = torch.arange(num_groups, device=x_NLD.device)[:, None]
     weights_NML = (groups_NL[:, None, :] == places_M1).float()
@@ -209,3 +209,7 @@ def _check_groups(x_NLD: Tensor, sizes_NL: Tensor | None, groups_NL: Tensor) -> 
             f"token merging: tokens {tuple(x_NLD.shape)} must be [N, L, D], sizes and groups "
             f"{tuple(groups_NL.shape)} both [N, L]"
         )
+
+
+def _is_tracing() -> bool:
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
