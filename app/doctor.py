@@ -13,10 +13,7 @@ import os
 import platform
 import shutil
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -27,30 +24,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from app.check import Check, http_problem
+
 MIN_FREE_GB = 2.0
 MIN_MEMORY_GB = 4.0
 SUPPORTED_PYTHON = ((3, 11), (3, 12))
 CODECS = {"h264": "libx264", "hevc": "libx265", "vp9": "libvpx-vp9", "av1": "libsvtav1", "mpeg4": "mpeg4"}
-_TIMEOUT_S = 2.0
 _GB = 1e9
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that was looked at.
-
-    name:     what it is
-    ok:       whether it is there and works
-    detail:   what was found
-    remedy:   what to do where it is not ok, "" where it is
-    required: whether herdlight needs it to do its main job here
-    """
-
-    name: str
-    ok: bool
-    detail: str
-    remedy: str = ""
-    required: bool = False
 
 
 def check_python(running: tuple[int, int] = sys.version_info[:2]) -> Check:
@@ -197,17 +177,6 @@ def check_energy(powercap: Path = Path("/sys/class/powercap")) -> Check:
     if not any(os.access(counter, os.R_OK) for counter in counters):
         return Check("energy counters", False, "RAPL is not readable", f"sudo chmod a+r {powercap}/*/energy_uj")
     return Check("energy counters", True, f"RAPL, {len(counters)} counters")
-
-
-def http_problem(url: str) -> str:
-    """Return "" where a GET of `url` succeeds, else why it does not."""
-    try:
-        with urllib.request.urlopen(url, timeout=_TIMEOUT_S):
-            return ""
-    except urllib.error.HTTPError as error:
-        return f"answers with status {error.code}"
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        return str(getattr(error, "reason", error))
 
 
 def _import(name: str) -> tuple[ModuleType | Any, str]:

@@ -5,7 +5,7 @@ A store that is not there is reported and not made.
 
 from pathlib import Path
 
-from app.doctor import Check, http_problem
+from app.check import Check, http_problem
 from models.errors import HerdlightError
 
 

@@ -14,8 +14,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import app.doctor as doctor
+from app.check import Check
 from app.cli import app as command_line
-from app.doctor import Check
 from app.doctor_registry import check_champion, check_tracking
 
 
