@@ -8,7 +8,6 @@ file.
 `python -m benchmarks.gate_power [--quick]`
 """
 
-import argparse
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ from benchmarks.gate_simulation import (
     equal_models,
 )
 from benchmarks.gate_tvsum import VideoModel, estimate
-from benchmarks.results_file import RESULTS, SHARED, code_commit, print_figures, write_results
+from benchmarks.results_file import RESULTS, benchmark_parser, code_commit, print_figures, write_results
 from models.errors import DataError, ModelError, ShapeError
 from models.files import read_json
 from models.metrics import Counts
@@ -211,10 +210,9 @@ def measure(shared: Path, *, quick: bool, results: Path = RESULTS) -> dict[str, 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Shell: exit status 1 with one line where there is nothing to make videos after."""
-    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{NAME}", description="The error rates of the gate.")
-    parser.add_argument("--quick", action="store_true", help="fewer test sets; wider intervals")
-    parser.add_argument("--shared", type=Path, default=SHARED, metavar="FOLDER", help="default: ../shared")
-    options = parser.parse_args(argv)
+    options = benchmark_parser(NAME, "The error rates of the gate.", "fewer test sets; wider intervals").parse_args(
+        argv
+    )
     with one_line_errors(NAME):
         measure(options.shared, quick=options.quick)
 

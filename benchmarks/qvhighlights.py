@@ -7,7 +7,6 @@ that file, joined by `/`, in percent. `max_abs_difference` is of figures rounded
 are, so 0 means that all agree. `--quick` evaluates the first 200 queries, for which there are no official values.
 """
 
-import argparse
 import gzip
 import json
 import time
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.results_file import RESULTS, SHARED, code_commit, print_figures, write_results
+from benchmarks.results_file import RESULTS, benchmark_parser, code_commit, print_figures, write_results
 from models.errors import DataError
 from models.files import read_json
 from models.metrics import (
@@ -159,12 +158,9 @@ def measure(shared: Path, *, quick: bool, results: Path = RESULTS) -> dict[str, 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Shell: exit status 1 with one line where the annotation is missing."""
-    parser = argparse.ArgumentParser(
-        prog=f"python -m benchmarks.{NAME}", description="The official QVHighlights figures."
+    options = benchmark_parser(NAME, "The official QVHighlights figures.", "the same: it takes seconds").parse_args(
+        argv
     )
-    parser.add_argument("--quick", action="store_true", help="the same: it takes seconds")
-    parser.add_argument("--shared", type=Path, default=SHARED, metavar="FOLDER", help="default: ../shared")
-    options = parser.parse_args(argv)
     with one_line_errors(NAME):
         measure(options.shared, quick=options.quick)
 

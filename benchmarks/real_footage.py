@@ -7,7 +7,6 @@ asked here, only how much of the footage it flags. One run, no repeats: read the
 machine with other work beside (`load_before`) the processor time `cpu_s` rather than the wall time.
 """
 
-import argparse
 import csv
 import os
 import re
@@ -23,7 +22,7 @@ from typing import Any
 from benchmarks.results_file import (
     RESULTS,
     ROOT,
-    SHARED,
+    benchmark_parser,
     children_cpu_s,
     children_peak_mb,
     code_commit,
@@ -199,10 +198,8 @@ def measure(shared: Path, model: Path, *, quick: bool, results: Path = RESULTS) 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Shell: exit status 1 with one line where there is no footage or no model."""
-    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{NAME}", description="Scoring of real footage.")
-    parser.add_argument("--quick", action="store_true", help=f"only {' and '.join(QUICK_FOLDERS)}")
+    parser = benchmark_parser(NAME, "Scoring of real footage.", f"only {' and '.join(QUICK_FOLDERS)}")
     parser.add_argument("--model", type=Path, default=ROOT / "build" / "compile" / "model", metavar="FOLDER")
-    parser.add_argument("--shared", type=Path, default=SHARED, metavar="FOLDER", help="default: ../shared")
     options = parser.parse_args(argv)
     with one_line_errors(NAME):
         measure(options.shared, options.model, quick=options.quick)

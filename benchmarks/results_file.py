@@ -3,6 +3,7 @@
 Knows the form of that file and how to describe the machine in words; no path of the machine gets into it.
 """
 
+import argparse
 import importlib.metadata
 import math
 import os
@@ -32,6 +33,14 @@ _PACKAGES = (
     "prefect",
     "torch",
 )
+
+
+def benchmark_parser(name: str, description: str, quick: str) -> argparse.ArgumentParser:
+    """Return the command line that every benchmark has: `--quick`, which is `quick`, and `--shared FOLDER`."""
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=description)
+    parser.add_argument("--quick", action="store_true", help=quick)
+    parser.add_argument("--shared", type=Path, default=SHARED, metavar="FOLDER", help="default: ../shared")
+    return parser
 
 
 def write_results(

@@ -10,12 +10,11 @@ two videos of the train folds settle threshold and calibration, which change no 
 
 --losses     trains with every loss of models.losses, the evidence for the profile's choice
 --ensemble   also compiles each fold's model and leaves the five as an ensemble for `herdlight evaluate`
---quick      six short videos, two folds, two epochs: the same code in under a minute, figures that mean nothing
+--quick      six short videos, two folds, two epochs: the same code in about a minute, figures that mean nothing
 
 TVSum: Song et al., "TVSum: Summarizing web videos using titles", CVPR 2015.
 """
 
-import argparse
 import os
 import shutil
 import subprocess
@@ -30,7 +29,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from benchmarks.results_file import RESULTS, ROOT, SHARED, code_commit, print_figures, write_results
+from benchmarks.results_file import RESULTS, ROOT, benchmark_parser, code_commit, print_figures, write_results
 from flows.dag import load_dag
 from models.errors import DataError, StageFailed
 from models.files import write_json
@@ -72,6 +71,8 @@ class Graded:
 def read_videos(shared: Path, limit: int | None = None) -> list[Graded]:
     """Return the videos by id, or the `limit` shortest. Raises DataError where one is missing."""
     folder = shared / "data" / "tvsum"
+    if not (folder / "tvsum_2s.h5").is_file():
+        raise DataError(f"{NAME} skipped: {shared.name}/data/tvsum is missing; name the folder with --shared")
     found = []
     with h5py.File(folder / "tvsum_2s.h5", "r") as file:
         for name in sorted(file):
@@ -230,16 +231,13 @@ def _chosen_loss(changes: Sequence[str]) -> LossKind:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the benchmark."""
-    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{NAME}")
-    parser.add_argument("--quick", action="store_true", help="under a minute, figures that mean nothing")
+    """Shell: exit status 1 with one line where the videos are missing or a stage fails."""
+    parser = benchmark_parser(NAME, "TVSum by cross-validation.", "about a minute; the figures mean nothing")
     parser.add_argument("--losses", action="store_true", help="train with every loss")
     parser.add_argument("--ensemble", type=Path, help="leave the folds' models here for herdlight evaluate")
-    arguments = parser.parse_args(argv)
-    with one_line_errors(f"benchmark {NAME}"):
-        if not SHARED.is_dir():
-            raise DataError("../shared is missing; the videos of TVSum are there")
-        measure(SHARED, quick=arguments.quick, all_losses=arguments.losses, ensemble=arguments.ensemble)
+    options = parser.parse_args(argv)
+    with one_line_errors(NAME):
+        measure(options.shared, quick=options.quick, all_losses=options.losses, ensemble=options.ensemble)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ the flow came to no verdict. TVSum: Song et al., "TVSum: Summarizing web videos 
 is a 2-second shot in the top fifth of its video by the mean score of 20 people.
 """
 
-import argparse
 import json
 import os
 import shutil
@@ -23,7 +22,7 @@ from typing import Any
 from benchmarks.results_file import (
     RESULTS,
     ROOT,
-    SHARED,
+    benchmark_parser,
     children_peak_mb,
     code_commit,
     print_figures,
@@ -206,10 +205,9 @@ def measure(shared: Path, *, quick: bool, results: Path = RESULTS) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Shell: exit status 1 with one line where there is no footage or no verdict."""
-    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{NAME}", description="The flow on the TVSum videos.")
-    parser.add_argument("--quick", action="store_true", help="fewer videos and epochs; the figures mean nothing")
-    parser.add_argument("--shared", type=Path, default=SHARED, metavar="FOLDER", help="default: ../shared")
-    options = parser.parse_args(argv)
+    options = benchmark_parser(
+        NAME, "The flow on the TVSum videos.", "fewer videos and epochs; the figures mean nothing"
+    ).parse_args(argv)
     with one_line_errors(NAME):
         measure(options.shared, quick=options.quick)
 

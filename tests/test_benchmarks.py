@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import gate_power, qvhighlights, real_footage, tvsum_pipeline
+from benchmarks import gate_power, qvhighlights, real_footage, tvsum, tvsum_pipeline
 from benchmarks.real_footage import Input, compare, is_clear, lay_out, plan, read_baseline, summarise
 from benchmarks.results_file import RESULTS, write_results
 from benchmarks.tvsum_pipeline import plan_data
@@ -95,7 +95,7 @@ def test_a_clear_reason_is_one_sentence(reason: str, clear: bool) -> None:
     assert is_clear(reason) is clear
 
 
-@pytest.mark.parametrize("module", [qvhighlights, real_footage, tvsum_pipeline])
+@pytest.mark.parametrize("module", [qvhighlights, real_footage, tvsum, tvsum_pipeline])
 def test_without_shared_there_is_one_line_and_status_1(
     module: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
