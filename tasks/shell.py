@@ -107,7 +107,15 @@ def stage_shell(name: str, inputs: Sequence[str], argv: Sequence[str] | None = N
     paths = vars(parser.parse_args(argv))
     quiet_environment()
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
-    for noisy in ("codecarbon", "openvino", "lightning.pytorch", "great_expectations", "matplotlib"):
+    for noisy in (
+        "codecarbon",
+        "openvino",
+        "lightning.pytorch",
+        "great_expectations",
+        "matplotlib",
+        "onnx_ir",
+        "onnxscript",
+    ):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     with one_line_errors(f"stage {name}"), terminate_as_interrupt():
         params, out = paths.pop("params"), paths.pop("out")
