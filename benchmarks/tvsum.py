@@ -36,11 +36,14 @@ from models.files import write_json
 from models.graded import FIGURE_NAMES, REFERENCE_NAMES, GradedEvaluation, evaluate_graded
 from models.importance import Importance, pool_track
 from models.losses import LossKind
+from models.manifest import read_manifest
 from models.members import write_members
+from models.params import load_section
 from models.predictions import read_predictions
 from models.spans import ScoreTrack
 from tasks.profiles import override_params
 from tasks.shell import one_line_errors
+from tasks.train import TrainParams
 
 NAME = "tvsum"
 PROFILE = "tvsum-graded"
@@ -128,7 +131,7 @@ def run_stage(work: Path, name: str, replaced: Mapping[str, str] | None = None) 
 def read_scores(work: Path, videos: Sequence[Graded], splits: Mapping[str, str]) -> dict[str, np.ndarray[Any, Any]]:
     """Return the scores of the shots of the fold's test videos, by name, from what stage train left."""
     table = read_predictions(work / "build" / "train" / "predictions.parquet")
-    manifest = {row.path: row for row in _manifest(work)}
+    manifest = {row.path: row for row in read_manifest(work / "build" / "frames" / "manifest.parquet")}
     found = {}
     for video in videos:
         if splits[video.name] != "test":
@@ -138,12 +141,6 @@ def read_scores(work: Path, videos: Sequence[Graded], splits: Mapping[str, str])
         track = ScoreTrack(frames["time_s"].to_numpy(), frames["score"].to_numpy(), row.duration_s)
         found[video.name] = pool_track(track, video.importance)
     return found
-
-
-def _manifest(work: Path) -> list[Any]:
-    from models.manifest import read_manifest
-
-    return read_manifest(work / "build" / "frames" / "manifest.parquet")
 
 
 def cross_validate(
@@ -209,9 +206,9 @@ def measure(
         shutil.copytree(ROOT / "params", work / "params")
         shutil.copyfile(shared / "data" / "models" / "mobilenet_v2_int8.onnx", work / "tower.onnx")
         quickly = ["train.epochs=2", "frames.fps=1"] if quick else []
-        settings = [f"validate.min_videos_per_split={min(NUM_VAL, 1 if quick else NUM_VAL)}", *quickly]
+        settings = [f"validate.min_videos_per_split={1 if quick else NUM_VAL}", *quickly]
         changes = override_params(work / "params.yaml", PROFILE, settings)
-        chosen = _chosen_loss(changes)
+        chosen = load_section(work / "params.yaml", "train", TrainParams).loss
         losses = [*(loss for loss in LOSSES if all_losses and loss != chosen), chosen]
         num_folds = _QUICK_FOLDS if quick else NUM_FOLDS
         scores = cross_validate(work, videos, num_folds, losses, ensemble)
@@ -223,11 +220,6 @@ def measure(
         asked = {"profile": PROFILE, "num_folds": num_folds, "seed": _SEED, "changes": changes}
         path = write_results(NAME, figures, asked, {"evaluation": evaluation.to_json()}, commit=commit, folder=results)
         print(f"written to {path.relative_to(ROOT) if path.is_relative_to(ROOT) else path.name}")
-
-
-def _chosen_loss(changes: Sequence[str]) -> LossKind:
-    told = next((change.split()[-1] for change in changes if change.startswith("train.loss")), "bce")
-    return next(loss for loss in LOSSES if loss == told.strip("'\""))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,5 +1,6 @@
 """What stage train aims at: labels, or graded importance on [0, 1]; and a multiscale head that learns it."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,8 +110,6 @@ def test_a_committee_learns_graded_truth_that_labels_do_not_tell(make_row: Calla
 
 
 def fitted_after_clearing(tmp_path: Path, fitted: Callable[[], Any]) -> Any:
-    import shutil
-
     shutil.rmtree(tmp_path / "checkpoints")
     return fitted()
 
