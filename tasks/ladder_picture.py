@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from models.files import replacing
 from models.ladder import REFERENCE, Decision, Figures, RungResult, pareto_front
-from tasks.pictures import BLUE, FAINT, GREY, INK, VERMILION
+from tasks.pictures import BLUE, FAINT, GREY, INK, VERMILION, style_axes
 
 _PALE = "#B4BDC8"
 _LOSS = "#FBEDE6"
@@ -110,13 +110,7 @@ def _panel(
 
 
 def _style(axes: Axes) -> None:
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(FAINT)
-    axes.tick_params(colors=INK, labelsize=10, color=FAINT)
-    axes.xaxis.label.set_color(INK)
-    axes.yaxis.label.set_color(INK)
+    style_axes(axes)
     axes.grid(color=FAINT, lw=0.6, zorder=0)
     axes.set_axisbelow(True)
 

@@ -223,11 +223,8 @@ def draw_scores(evaluation: Evaluation, table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _figure(
-    width: float, height: float, *, left: float = 0.1, right: float = 0.97, top: float = 0.81, bottom: float = 0.13
-) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height))
-    axes = figure.add_axes((left, bottom, right - left, top - bottom))
+def style_axes(axes: Axes) -> None:
+    """Draw axes as every picture of the house has them: two thin lines, quiet labels."""
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
@@ -235,6 +232,14 @@ def _figure(
     axes.tick_params(colors=INK, labelsize=10, color=FAINT)
     axes.xaxis.label.set_color(INK)
     axes.yaxis.label.set_color(INK)
+
+
+def _figure(
+    width: float, height: float, *, left: float = 0.1, right: float = 0.97, top: float = 0.81, bottom: float = 0.13
+) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height))
+    axes = figure.add_axes((left, bottom, right - left, top - bottom))
+    style_axes(axes)
     return figure, axes
 
 
