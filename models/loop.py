@@ -108,7 +108,8 @@ class _Loop(lightning.LightningModule):
 
     def training_step(self, batch: Batch, _index: int) -> Tensor:
         if self.is_described:
-            logits_BW = self.model.head.judge(batch.tokens_BWLD.squeeze(2))
+            assert isinstance(self.model.head, MultiScaleHead)
+            logits_BW: Tensor = self.model.head.judge(batch.tokens_BWLD.squeeze(2))
         else:
             logits_BW = self.model(batch.tokens_BWLD, batch.times_s_BW, batch.mask_BW)
         num_members = len(logits_BW) // len(batch.mask_BW)  # of a committee, which gives every member's logits
