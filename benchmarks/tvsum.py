@@ -126,7 +126,7 @@ def run_stage(work: Path, name: str, replaced: Mapping[str, str] | None = None) 
         command = command.replace(old, new)
     _, _, module, *words = command.split()
     said = io.StringIO()
-    logging.disable(logging.INFO)
+    logging.disable(logging.WARNING)
     try:
         with contextlib.chdir(work), contextlib.redirect_stderr(said):
             importlib.import_module(module).main(words)
