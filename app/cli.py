@@ -151,7 +151,7 @@ def gate(
 
 @app.command()
 def ladder(
-    table: Annotated[Path, typer.Option(help="The table that `python -m tasks.ladder` wrote.")] = Path(
+    table: Annotated[Path, typer.Option(help="The table that stage ladder wrote.")] = Path(
         "build/ladder/ladder.json"
     ),
 ) -> None:

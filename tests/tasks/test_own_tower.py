@@ -32,6 +32,10 @@ PARAMS: dict[str, Any] = {
     "embed": {"views": 1},
     "train": {"epochs": 3, "window": 8, "hidden_dim": 16, "learning_rate": 0.01, "temporal": "none"},
     "prune": {"amount": 0.3, "recovery_epochs": 1},
+    "ladder": {
+        "rungs": ["bfloat16"], "num_rounds": 2, "num_latency_runs": 2, "latency_budget_s": 0.01, "energy_budget_s": 0,
+        "resident": False, "num_bootstrap": 50,
+    },
     "compile": {"engine": "onnx", "also_build": [], "num_latency_runs": 2, "latency_budget_s": 0.01},
     "evaluate": {"num_bootstrap": 100},
 }
@@ -41,7 +45,10 @@ STAGES = {
     "embed": {"manifest": "frames/manifest.parquet", "frames": "frames/shards", "encoder": "pretrain/encoder"},
     "train": {"manifest": "frames/manifest.parquet", "tokens": "embed/shards", "encoder": "pretrain/encoder"},
     "prune": {"manifest": "frames/manifest.parquet", "tokens": "embed/shards", "model": "train/model"},
-    "compile": {"manifest": "frames/manifest.parquet", "frames": "frames/shards", "model": "prune/model"},
+    "ladder": {"manifest": "frames/manifest.parquet", "frames": "frames/shards", "model": "prune/model"},
+    "compile": {
+        "manifest": "frames/manifest.parquet", "frames": "frames/shards", "model": "prune/model", "rung": "ladder/chosen"
+    },
     "evaluate": {
         "manifest": "frames/manifest.parquet",
         "zero-shot": "embed/zero_shot.parquet",
