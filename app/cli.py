@@ -151,9 +151,7 @@ def gate(
 
 @app.command()
 def ladder(
-    table: Annotated[Path, typer.Option(help="The table that stage ladder wrote.")] = Path(
-        "build/ladder/ladder.json"
-    ),
+    table: Annotated[Path, typer.Option(help="The table that stage ladder wrote.")] = Path("build/ladder/ladder.json"),
 ) -> None:
     """Print the compression ladder: what each rung costs and saves, which one was chosen, and why."""
     with _door():

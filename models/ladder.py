@@ -123,7 +123,7 @@ class Speed:
 
     batch_size:   frames of a batch
     frames_per_s: median over the rounds, each all its frames over all its time; above 0
-    spread:       half the distance from the slowest round to the fastest, frames/s, at least 0
+    spread:       half the distance from slow rounds to fast ones, frames/s, at least 0
     """
 
     batch_size: int

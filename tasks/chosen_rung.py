@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.engines import EngineRecord, read_record
-from models.errors import EngineError
+from models.errors import EngineError, ModelError
 from models.files import hash_file, read_json, replacing_folder, write_json
 from models.highlighter import load_highlighter, save_highlighter
 from tasks.rungs import BuiltRung, Model
@@ -55,8 +55,7 @@ def save_chosen(folder: Path, built: BuiltRung, parent: Path) -> None:
 def load_chosen(folder: Path, parent: Path) -> ChosenRung:
     """Return the chosen rung in `folder`.
 
-    Raises EngineError where it is missing or was not made from the model in `parent`, ModelError where its model is
-    damaged.
+    Raises EngineError where it is missing or damaged, or was not made from the model in `parent`.
     """
     path = folder / RUNG_FILE
     try:
@@ -68,9 +67,12 @@ def load_chosen(folder: Path, parent: Path) -> ChosenRung:
         raise EngineError(f"{path}: not a chosen rung ({error}); {LADDER_AGAIN}") from None
     if made_from != fingerprint(parent):
         raise EngineError(f"rung {name}: {folder} was made from another model than {parent}; {LADDER_AGAIN}")
-    return ChosenRung(name, load_highlighter(folder), folder / ENGINE_FOLDER)
+    try:
+        return ChosenRung(name, load_highlighter(folder), folder / ENGINE_FOLDER)
+    except ModelError as error:
+        raise EngineError(f"rung {name}: {error}; {LADDER_AGAIN}") from None
 
 
 def fingerprint(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file of a model, by name."""
-    return {path.name: hash_file(path) for path in sorted(folder.iterdir()) if path.is_file()}
+    """Return the SHA-256 of every file of a model, by name; {} where there is no such folder."""
+    return {path.name: hash_file(path) for path in sorted(folder.glob("*")) if path.is_file()}

@@ -142,6 +142,8 @@ def compile_model(
     rows = [row for row in rows if row.split in ("val", "test")]
     if {row.split for row in rows} != {"val", "test"}:
         raise ModelError("compile: needs videos in val and in test; add some or change ingest.val_fraction")
+    if params.engine == "ladder" and rung is None:
+        raise EngineError(f"compile.engine = 'ladder': no rung was given; {LADDER_AGAIN}")
     highlighter = highlighter.eval()
     image_size = spec.encoder.image_size
     reference = ServedModel(spec, reference_engine(highlighter.tower, image_size), highlighter.head, params.batch_size)
@@ -236,8 +238,6 @@ def _rung_of(rung: ChosenRung, trials: dict[str, _Trial]) -> str:
 
 def _choose(params: CompileParams, trials: dict[str, _Trial]) -> str:
     """Return the engine to serve. Raises EngineError where the one that is asked for, or every one, cannot be."""
-    if params.engine == "ladder":
-        raise EngineError(f"compile.engine = 'ladder': no rung was given; {LADDER_AGAIN}")
     if params.engine != "auto":
         report = trials[params.engine].report
         if report.status != "measured":

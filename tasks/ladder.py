@@ -7,7 +7,6 @@ row with its reason, and the others go on. The chosen rung is left for stage `co
 Knows how a rung is measured; which one is chosen is the business of `models.ladder`.
 """
 
-import logging
 import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -256,8 +255,6 @@ def _footage(shell: Shell, params: LadderParams) -> Footage:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the stage."""
     with stage_shell("ladder", ["manifest", "frames", "model"], argv) as shell:
-        for noisy in ("onnxscript", "onnx_ir"):  # the exporter's steps, line by line
-            logging.getLogger(noisy).setLevel(logging.ERROR)
         params = shell.section("ladder", LadderParams)
         model, footage, shrinks = load_highlighter(shell["model"]), _footage(shell, params), NO_SHRINKS
         with (

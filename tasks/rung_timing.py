@@ -1,7 +1,8 @@
 """Speed, latency and energy of rungs, taken in rounds in each of which every rung has its turn.
 
-A machine that slows down then slows all of them. A round's speed is all its frames over all its time; the spread over
-the rounds says how far to trust it. What fails meanwhile is a row, and the others go on.
+A machine that slows down then slows all of them. A round's speed is all its frames over all its time. The spread over
+the rounds leaves the slowest and the fastest out where there are enough, so that one hiccup of the machine does not
+make two runs choose differently. What fails meanwhile is a row, and the others go on.
 
 Knows engines and a clock; knows nothing of scores.
 """
@@ -25,6 +26,7 @@ from tasks.rungs import BuiltRung, Footage, without_figures
 
 # Of the median: two starts of one process differ by about as much, whatever the rounds of either say.
 _LEAST_SPREAD = 0.02
+_ENOUGH_ROUNDS = 5
 
 
 class TimingParams(Section):
@@ -32,7 +34,7 @@ class TimingParams(Section):
 
     batch_sizes: tuple[int, ...] = Field(default=(8, 32), min_length=1)
     """Frames of a batch that are tried beside one alone."""
-    num_rounds: int = Field(default=5, ge=1, le=100)
+    num_rounds: int = Field(default=7, ge=1, le=100)
     """Turns of every rung; the spread of a speed is over them."""
     num_latency_runs: int = Field(default=50, ge=1)
     """Most timed calls for each figure of a turn."""
@@ -76,9 +78,10 @@ class RungClock:
         return None if self.energy is None else self.energy.kwh * 1000 / self.num_frames
 
     def _speed(self, batch_size: int) -> Speed:
-        rounds = [len(turn) * batch_size / sum(turn) for turn in self.turns[batch_size]]
+        rounds = sorted(len(turn) * batch_size / sum(turn) for turn in self.turns[batch_size])
         middle = statistics.median(rounds)
-        return Speed(batch_size, middle, max((max(rounds) - min(rounds)) / 2, _LEAST_SPREAD * middle))
+        kept = rounds[1:-1] if len(rounds) >= _ENOUGH_ROUNDS else rounds
+        return Speed(batch_size, middle, max((kept[-1] - kept[0]) / 2, _LEAST_SPREAD * middle))
 
 
 def time_rungs(

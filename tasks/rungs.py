@@ -30,7 +30,7 @@ from models.ladder import Part, Rung, RungResult
 from models.manifest import VideoRow
 from models.metrics import choose_threshold
 from models.predictions import calibrated_predictions
-from models.quantise import choose_frames
+from models.quantise import MIN_FRAMES, choose_frames
 from models.served import ServedModel, save_served
 from models.spans import label_times
 from models.video import SampledVideo
@@ -148,15 +148,15 @@ def _build(
         with engine_errors(f"{part.kind} {part.name} cannot be done"):
             model = shrinks[part](*model)
     highlighter, spec = model[0].eval(), model[1]
+    asked = rung.runtime
+    calibration = _calibrate(footage) if asked.precision == "int8" else None
     source = TowerSource(highlighter.tower, spec.encoder.image_size, scratch / "graphs")
-    built, asked = scratch / "engine", rung.runtime
+    built = scratch / "engine"
     # A tower that is an ONNX graph has no weights for torch to write: ONNX Runtime runs it in memory and in a file.
     name = "onnx" if asked.engine == "eager" and source.graph_tower is not None else asked.engine
-    record = build_engine_from(name, source, built, "float32" if asked.precision == "int8" else asked.precision)
-    if asked.precision == "int8":
-        if footage.calibrate is None:
-            raise EngineError("int8: no train frames to calibrate with; add train videos")
-        quantise_apart(built, footage.calibrate(), scratch)
+    record = build_engine_from(name, source, built, asked.precision if calibration is None else "float32")
+    if calibration is not None:
+        quantise_apart(built, calibration, scratch)
     disk_mb = engine_bytes(built) / _MB
     if not runs_here(record):
         return RungResult(rung, "built", f"built for {record.device}, which is not here ({disk_mb:.1f} MB)")
@@ -165,6 +165,15 @@ def _build(
     val = table[table["split"] == "val"]
     threshold = choose_threshold(val["label"].to_numpy(), val["score"].to_numpy().astype(np.float64))
     return BuiltRung(rung, (highlighter, spec), built, engine, table, threshold, disk_mb)
+
+
+def _calibrate(footage: Footage) -> Frames:
+    if footage.calibrate is None:
+        raise EngineError("int8: no train frames to calibrate with; add train videos")
+    frames = footage.calibrate()
+    if len(frames) < MIN_FRAMES:
+        raise EngineError(f"int8: {len(frames)} train frames to calibrate with, needs {MIN_FRAMES}; add train videos")
+    return frames
 
 
 def measure_memory(built: Sequence[BuiltRung], batch_size: int) -> dict[Rung, float | None]:
