@@ -1,7 +1,8 @@
 """Drawing the ladder: how good each rung is against how fast it is and against the energy it needs.
 
 Both panels are turned so that up and right is better. A rung that another beats in both ways is pale; the ones in
-front (the Pareto front) are joined by a line; the chosen one is ringed. Knows rows and a decision and computes no
+front (the Pareto front) are joined by a line; the chosen one is ringed. The bar through a point is the interval of its
+paired F1 difference: what reaches below the floor is not allowed. Knows rows and a decision and computes no
 figure of its own. Colours as in `tasks.pictures`.
 """
 
@@ -102,6 +103,8 @@ def _panel(
         is_reference = row.rung == REFERENCE
         colour = VERMILION if is_chosen else INK if is_reference else BLUE if point in front else _PALE
         marker = "D" if is_reference else "o"
+        if not is_reference:
+            axes.plot([x, x], _interval(points, row), color=colour, lw=1.6, alpha=0.55, zorder=3, solid_capstyle="butt")
         axes.plot(x, y, marker=marker, ms=9, mfc=colour, mec="white", mew=1, zorder=5, ls="none")
         if is_chosen:
             axes.plot(x, y, marker="o", ms=19, mfc="none", mec=VERMILION, mew=2, zorder=6, ls="none")
@@ -118,6 +121,7 @@ def _style(axes: Axes) -> None:
 def _limits(axes: Axes, points: Sequence[_Placed], decision: Decision, larger_is_better: bool) -> None:
     """Set the scales, and shade what lies further below the reference than is allowed."""
     xs, ys = [x for _, x, _ in points], [y for *_, y in points]
+    ys += [end for row, *_ in points for end in _interval(points, row)]
     reference = next((y for row, _, y in points if row.rung == REFERENCE), max(ys))
     floor = reference - decision.max_f1_drop
     low, high = min(*ys, floor), max(*ys, reference)
@@ -131,9 +135,17 @@ def _limits(axes: Axes, points: Sequence[_Placed], decision: Decision, larger_is
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.axhspan(low - room, floor, color=_LOSS, zorder=0, lw=0)
     axes.text(
-        0.985, 0.02, "below here: loses more than is allowed", transform=axes.transAxes, ha="right", va="bottom",
-        fontsize=9, color="#A4532B", zorder=1,
+        0.985, 0.02, "a bar that reaches down here may lose more than is allowed", transform=axes.transAxes,
+        ha="right", va="bottom", fontsize=9, color="#A4532B", zorder=1,
     )  # fmt: skip
+
+
+def _interval(points: Sequence[_Placed], row: RungResult) -> tuple[float, float]:
+    """Return the interval of the F1 difference, placed at the reference's F1; the F1 itself where there is none."""
+    assert row.figures is not None
+    reference = next((y for other, _, y in points if other.rung == REFERENCE), math.nan)
+    low, high = reference + row.figures.f1_difference.low, reference + row.figures.f1_difference.high
+    return (low, high) if math.isfinite(low) and math.isfinite(high) else (row.figures.f1.value,) * 2
 
 
 def _line(front: Sequence[_Placed]) -> tuple[list[float], list[float]]:
