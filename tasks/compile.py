@@ -154,8 +154,9 @@ def compile_model(
         source = TowerSource(highlighter.tower, image_size, Path(scratch) / ".graphs")
         for done, name in enumerate(engines_of(params, rung), start=1):
             made = Path(scratch) / name
-            is_rung = rung is not None and name == rung.name
-            make = rung.copy_engine if is_rung else partial(build_engine_from, name, source, precision=params.precision)
+            make: Callable[[Path], EngineRecord] = partial(build_engine_from, name, source, precision=params.precision)
+            if rung is not None and name == rung.name:
+                make = rung.copy_engine
             trials[name] = _try_engine(name, make, reference, rows, read_video, expected, params, made)
             on_progress(done)
         chosen = _choose(params, trials) if rung is None else _rung_of(rung, trials)
