@@ -82,8 +82,7 @@ def recover(
     window: int,
     plan: RecoveryPlan,
     masks: Masks | None = None,
-    on_epoch: _VIDEOS_AT_ONCE = 8
-OnEpoch = lambda row: None,
+    on_epoch: OnEpoch = lambda row: None,
 ) -> None:
     """Train `student` in place, which is left in eval mode; `teacher` stays as it is.
 
@@ -168,14 +167,13 @@ def run_frames(model: Highlighter, batch: FrameBatch) -> tuple[Tensor, Tensor]:
     return model.head(features_BWE, batch.times_s_BW, batch.mask_BW), features_NE
 
 
-def draw_batches(
-    videos: Sequence[FrameVideo], window: int, plan: RecoveryPlan, epoch: int
-) -> Iterator[FrameBatch]:
+def draw_batches(videos: Sequence[FrameVideo], window: int, plan: RecoveryPlan, epoch: int) -> Iterator[FrameBatch]:
     """Yield the windows of one epoch, ceil(T / window) of a video of T frames, in a drawn order."""
     rng = np.random.default_rng((plan.seed, epoch))
     order = rng.permutation(_owners(videos, window))
     for first in range(0, len(order), plan.batch_size):
-        yield FrameBatch(*collate([_draw_window(videos[i], window, plan, rng) for i in order[first : first + plan.batch_size]]))
+        picked = order[first : first + plan.batch_size]
+        yield FrameBatch(*collate([_draw_window(videos[place], window, plan, rng) for place in picked]))
 
 
 def _owners(videos: Sequence[FrameVideo], window: int) -> list[int]:
