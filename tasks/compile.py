@@ -37,14 +37,13 @@ from models.engines import (
 from models.engines.compare import EngineLatency, EngineReport, compare_scores, measure_latency
 from models.errors import EngineError, EngineNotPossible, MissingExtra, ModelError
 from models.files import replacing_folder, write_json
-from models.highlighter import Highlighter, HighlighterSpec, load_highlighter
+from models.highlighter import Highlighter, HighlighterSpec, build_tower, load_highlighter
 from models.manifest import VideoRow, read_manifest
 from models.metrics import choose_threshold
 from models.params import Section
 from models.predictions import calibrated_predictions, write_predictions
 from models.served import ServedModel, save_served
 from models.shards import read_frames_shard
-from models.tower import Tower
 from models.video import SampledVideo
 from tasks.chosen_rung import LADDER_AGAIN, ChosenRung, load_chosen
 from tasks.shell import progress_bar, stage_shell
@@ -205,7 +204,7 @@ def _try_engine(
         if not runs_here(record):
             reason = f"built for {record.device}, which is not here"
             return _Trial(EngineReport(name, "built", reason, record.precision, engine_bytes(folder)))
-        engine = load_engine(folder, make_tower=lambda: Tower(spec.encoder, spec.unfreeze_blocks))
+        engine = load_engine(folder, make_tower=lambda: build_tower(spec))
         predictions = _score_rows(replace(reference, engine=engine), rows, read_video)
         parity = compare_scores(
             expected["score"].to_numpy(),
