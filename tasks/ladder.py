@@ -38,25 +38,32 @@ from models.ladder import (
     choose_rung,
     parse_rung,
 )
-from models.manifest import read_manifest
+from models.manifest import VideoRow, read_manifest
 from models.metrics import Counts, count_frames
 from models.paired import compare_models
 from models.shards import read_frames_shard
+from models.video import SampledVideo
 from tasks.chosen_rung import save_chosen
 from tasks.ladder_picture import write_ladder_picture
 from tasks.rung_timing import RungClock, TimingParams, time_rungs
 from tasks.rungs import BuiltRung, Footage, Model, Shrink, build_rung, calibration_frames, measure_memory
-from tasks.shell import Shell, progress_bar, stage_shell
+from tasks.shell import progress_bar, stage_shell
+from tasks.shrinks import Shrinking, TokenSchedule, TrainingData, make_shrinks
+from tasks.train import TrainParams
 
 _CONFIDENCE = 0.95
-NO_SHRINKS: Mapping[Part, Shrink] = {}
 
 
 class LadderParams(TimingParams):
     """Which rungs there are, how they are measured, and how much F1 one may cost."""
 
     rungs: tuple[str, ...] = ("float32", "bfloat16", "torchscript", "onnx", "openvino", "openvino-bfloat16")
-    """Names of rungs; parts joined by "+" make one rung. The reference, float32, is measured in any case."""
+    """Names of rungs; parts joined by "+" make one rung, such as small+openvino with a step of `prunings` called small.
+    The reference, float32, is measured in any case."""
+    prunings: Mapping[str, Shrinking] = Field(default_factory=dict)
+    """Steps that make the network smaller, by the names that rungs call them."""
+    tokens: Mapping[str, TokenSchedule] = Field(default_factory=dict)
+    """Steps that merge patch tokens, by name."""
     max_f1_drop: float = Field(default=0.005, ge=0, le=1)
     """Loss of F1 that the lower bound of the paired difference must exclude."""
     resident: bool = True
@@ -245,18 +252,26 @@ def _f1_of(counts: Mapping[str, Counts], num_bootstrap: int, seed: int) -> Estim
     return Estimate(value, interval.low, interval.high)
 
 
-def _footage(shell: Shell, params: LadderParams) -> Footage:
-    rows, read_video = read_manifest(shell["manifest"]), partial(read_frames_shard, shell["frames"])
+def split_footage(
+    rows: Sequence[VideoRow], read_video: Callable[[str], SampledVideo], params: LadderParams, fitting: TrainParams
+) -> tuple[Footage, Mapping[Part, Shrink]]:
+    """Return what rungs are measured on, and the steps of `params`, which learn from train and settle on val.
+
+    rows: the manifest; test videos are for the measuring alone
+    """
     train, judged = ([row for row in rows if (row.split == "train") == wanted] for wanted in (True, False))
     calibrate = partial(calibration_frames, train, read_video, params.num_calibration_frames)
-    return Footage(judged, read_video, calibrate)
+    training = TrainingData([row for row in rows if row.split != "test"], read_video, fitting)
+    return Footage(judged, read_video, calibrate), make_shrinks(params.prunings, params.tokens, training)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the stage."""
     with stage_shell("ladder", ["manifest", "frames", "model"], argv) as shell:
-        params = shell.section("ladder", LadderParams)
-        model, footage, shrinks = load_highlighter(shell["model"]), _footage(shell, params), NO_SHRINKS
+        params, fitting = shell.section("ladder", LadderParams), shell.section("train", TrainParams)
+        rows, read_video = read_manifest(shell["manifest"]), partial(read_frames_shard, shell["frames"])
+        footage, shrinks = split_footage(rows, read_video, params, fitting)
+        model = load_highlighter(shell["model"])
         with (
             tempfile.TemporaryDirectory(prefix=".rungs.", dir=shell.out) as scratch,
             progress_bar("rungs", len(rungs_of(params, shrinks))) as on_progress,

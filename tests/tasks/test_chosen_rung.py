@@ -17,10 +17,13 @@ from models.ladder import RUNTIMES, Part, Rung
 from models.manifest import VideoRow, write_manifest
 from models.served import load_served
 from models.shards import write_shard
+from models.spans import Span
 from tasks.chosen_rung import load_chosen, save_chosen
 from tasks.compile import CompileParams, compile_model, engines_of, main
+from tasks.ladder import LadderParams, rungs_of, split_footage
 from tasks.rungs import BuiltRung, Footage, Model, build_rung
-from tests.tiny_ladder import make_footage, make_model
+from tasks.train import TrainParams
+from tests.tiny_ladder import make_footage, make_model, make_video
 
 PARAMS = CompileParams(also_build=(), batch_size=4, num_latency_runs=2, latency_budget_s=0.01)
 NARROW = Part("pruning", "narrow")
@@ -81,6 +84,35 @@ def test_compile_serves_the_chosen_rung_and_its_smaller_highlighter(
         scores = served.score_video(footage.read_video(row.video_id)).scores
         np.testing.assert_allclose(scores, scores_in_float32(built.model, footage, row.video_id), atol=1e-5)
     assert np.abs(scores - scores_in_float32(make_model(), footage, "e")).max() > 0.01
+
+
+def test_a_pruned_and_merged_rung_of_params_is_served_as_it_was_measured(
+    make_row: Callable[..., VideoRow], footage: Footage, parent: Path, tmp_path: Path
+) -> None:
+    params = LadderParams.model_validate(
+        {
+            "rungs": ["small+merged"],
+            "prunings": {"small": {"amount": 0.3, "recovery_epochs": 1}},
+            "tokens": {"merged": {"num_merged": 1}},
+        }
+    )
+    rows = [*footage.rows, make_row("a", split="train", duration_s=3.0, segments=(Span(0.0, 1.5),))]
+    videos = {row.video_id: make_video(seed) for seed, row in enumerate(rows)}
+    judged, shrinks = split_footage(rows, videos.__getitem__, params, TrainParams(batch_size=2))
+    assert {row.split for row in judged.rows} == {"val", "test"}
+    _, asked = rungs_of(params, shrinks)
+    built = build_rung(asked, make_model(), judged, 4, shrinks, tmp_path / "rung")
+    assert isinstance(built, BuiltRung), built
+    before, after = (sum(p.numel() for p in model[0].tower.parameters()) for model in (make_model(), built.model))
+    assert after < before
+    save_chosen(tmp_path / "chosen", built, parent)
+    rung = load_chosen(tmp_path / "chosen", parent)
+    result = compile_model(*rung.model, judged.rows, judged.read_video, PARAMS, tmp_path / "out", rung=rung)
+    assert result.reports[0].parity is not None
+    assert result.reports[0].parity.max_score_diff < 1e-5
+    served = load_served(tmp_path / "out" / "model", batch_size=4)
+    scores = built.table[built.table["video_id"] == "e"]["score"].to_numpy()
+    np.testing.assert_allclose(served.score_video(videos["e"]).scores, scores, atol=1e-5)
 
 
 def test_parity_of_a_rougher_engine_is_against_its_highlighter_in_float32(
