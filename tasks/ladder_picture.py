@@ -12,6 +12,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from models.files import replacing
@@ -21,6 +22,7 @@ from tasks.pictures import BLUE, FAINT, GREY, INK, VERMILION, style_axes
 _PALE = "#B4BDC8"
 _LOSS = "#FBEDE6"
 _POINT = 1 / 72  # inch
+_HALO = withStroke(linewidth=2.5, foreground="white")
 # How far above its point a label may stand, 1/72 inch; the first place that is free is taken.
 _OFFSETS = tuple(up * sign for up in (13, 26, 39, 52, 65) for sign in (1, -1))
 Box = tuple[float, float, float, float]
@@ -62,7 +64,7 @@ def _subtitle(rows: Sequence[RungResult], decision: Decision) -> str:
     by_name = {row.rung.name: row.figures for row in rows}
     chosen, reference = by_name[decision.chosen], by_name[REFERENCE.name]
     if chosen is None or reference is None or decision.chosen == REFERENCE.name:
-        return f"Chosen: {decision.chosen}, the model as it was trained. Nothing else was faster and as good."
+        return f"Chosen: {decision.chosen}, the model as it was trained. Nothing else was surely as good and surely faster."
     faster = chosen.best.frames_per_s / reference.best.frames_per_s
     change = chosen.f1_difference.value
     quality = "the same" if abs(change) < 5e-4 else f"{abs(change):.3f} {'higher' if change > 0 else 'lower'}"
@@ -105,7 +107,7 @@ def _panel(
         marker = "D" if is_reference else "o"
         if not is_reference:
             axes.plot([x, x], _interval(points, row), color=colour, lw=1.6, alpha=0.55, zorder=3, solid_capstyle="butt")
-        axes.plot(x, y, marker=marker, ms=9, mfc=colour, mec="white", mew=1, zorder=5, ls="none")
+        axes.plot(x, y, marker=marker, ms=9, mfc=colour, mec="white", mew=1, zorder=7 if is_chosen else 5, ls="none")
         if is_chosen:
             axes.plot(x, y, marker="o", ms=19, mfc="none", mec=VERMILION, mew=2, zorder=6, ls="none")
         ink = VERMILION if is_chosen else INK if is_reference or point in front else "#8792A0"
@@ -161,6 +163,9 @@ def _label(axes: Axes, points: Sequence[_Placed], point: _Placed, taken: list[Bo
     aside = _inwards(axes, at[0], width)
     others = [_in_points(axes, *other[1:]) for other in points]
     dots = [(px - 7, py - 7, px + 7, py + 7) for px, py in others]
+    for other in points:
+        ends = [_in_points(axes, other[1], end) for end in _interval(points, other[0])]
+        dots.append((ends[0][0] - 1, ends[0][1], ends[1][0] + 1, ends[1][1]))
     for up in _OFFSETS:
         middle = at[0] + aside, at[1] + up
         box = (middle[0] - width / 2, middle[1] - height / 2, middle[0] + width / 2, middle[1] + height / 2)
@@ -171,7 +176,7 @@ def _label(axes: Axes, points: Sequence[_Placed], point: _Placed, taken: list[Bo
     axes.annotate(
         row.rung.name, (x, y), (aside, up + (6 if is_bold and up > 0 else -6 if is_bold else 0)),
         textcoords="offset points", ha="center", va="center", fontsize=10.5 if is_bold else 10,
-        weight="bold" if is_bold else "normal", color=colour, zorder=7,
+        weight="bold" if is_bold else "normal", color=colour, zorder=8, path_effects=[_HALO],
         arrowprops={"arrowstyle": "-", "color": _PALE, "lw": 0.7, "shrinkA": 0, "shrinkB": 5} if far else None,
     )  # fmt: skip
 
