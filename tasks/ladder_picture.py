@@ -64,7 +64,7 @@ def _subtitle(rows: Sequence[RungResult], decision: Decision) -> str:
     by_name = {row.rung.name: row.figures for row in rows}
     chosen, reference = by_name[decision.chosen], by_name[REFERENCE.name]
     if chosen is None or reference is None or decision.chosen == REFERENCE.name:
-        return f"Chosen: {decision.chosen}, the model as it was trained. Nothing else was surely as good and surely faster."
+        return f"Chosen: {decision.chosen}, the model as it was trained. Nothing else is surely as good and faster."
     faster = chosen.best.frames_per_s / reference.best.frames_per_s
     change = chosen.f1_difference.value
     quality = "the same" if abs(change) < 5e-4 else f"{abs(change):.3f} {'higher' if change > 0 else 'lower'}"
