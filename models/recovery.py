@@ -3,9 +3,9 @@
 Stored tokens stand behind the front, so a model whose front has changed needs the frames again. Each step draws
 windows of train videos, each window seen through a drawn view; the teacher sees the same pixels. The loss is that of
 the labels and `distil` times the squared errors to the teacher's logits (Ba & Caruana 2014, arXiv:1312.6184) and
-features (Romero et al., "FitNets", ICLR 2015, arXiv:1412.6550), the latter over the variance of the teacher's. That
-the teacher has to judge the very picture that the student sees: Beyer et al., "Knowledge distillation: A good teacher
-is patient and consistent", CVPR 2022, arXiv:2106.05237.
+features (Romero et al., "FitNets", ICLR 2015, arXiv:1412.6550), each over the variance of the teacher's. That the
+teacher has to judge the very picture that the student sees: Beyer et al., "Knowledge distillation: A good teacher is
+patient and consistent", CVPR 2022, arXiv:2106.05237.
 
 What is drawn depends on the seed alone. Knows nothing of how the model was changed.
 
@@ -153,10 +153,15 @@ def distil_loss(student: Highlighter, teacher: Highlighter, batch: FrameBatch, p
         return loss
     with torch.no_grad():
         wanted_BW, wanted_NE = run_frames(teacher, batch)
-    variance = wanted_NE.var(dim=0).mean().clamp_min(1e-12)
-    of_features = nn.functional.mse_loss(features_NE, wanted_NE) / variance
     wanted_BW = wanted_BW.repeat(num_members, 1)
-    return loss + plan.distil * (nn.functional.mse_loss(logits_BW[mask_BW], wanted_BW[mask_BW]) + of_features)
+    of_logits = relative_error(logits_BW[mask_BW][:, None], wanted_BW[mask_BW][:, None])
+    return loss + plan.distil * (of_logits + relative_error(features_NE, wanted_NE))
+
+
+def relative_error(values_NE: Tensor, wanted_NE: Tensor) -> Tensor:
+    """Return the mean squared error over the mean variance of what is wanted: 1 where all give the mean, a scalar."""
+    variance = wanted_NE.var(dim=0, unbiased=False).mean().clamp_min(1e-6)
+    return nn.functional.mse_loss(values_NE, wanted_NE) / variance
 
 
 def run_frames(model: Highlighter, batch: FrameBatch) -> tuple[Tensor, Tensor]:

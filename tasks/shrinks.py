@@ -45,12 +45,13 @@ class Recovery(Section):
 
     recovery_epochs: int = Field(default=10, ge=0)
     """Passes over the train videos; 0 leaves the weights as they are."""
-    recovery_rate: float = Field(default=2.0, gt=0, le=10)
+    recovery_rate: float = Field(default=1.0, gt=0, le=10)
     """Peak learning rate of recovery, share of `train.learning_rate`; the whole network's, tower and head."""
     batch_size: int = Field(default=4, ge=1)
     """Windows a step of recovery."""
     distil: float = Field(default=1.0, ge=0)
-    """Weight of the squared errors of features and logits to those of the model before, beside the labels' loss."""
+    """Weight of the squared errors of features and logits to those of the model before, each over the variance of
+    those, beside the labels' loss."""
 
 
 class Shrinking(Recovery):
