@@ -59,6 +59,8 @@ ENGINES = {
     "torchscript": EngineKind("models.engines.torchscript", ("float32", "bfloat16")),
     "onnx": EngineKind("models.engines.onnx", ("float32",), ("float32",)),
     "openvino": EngineKind("models.engines.openvino", ("float32", "bfloat16"), ("float32", "bfloat16")),
+    "torch-compile": EngineKind("models.engines.torch_compile", ("float32", "bfloat16")),
+    "aot": EngineKind("models.engines.aot", ("float32", "bfloat16")),
     "tensorrt": EngineKind("models.engines.tensorrt", ("float16",), ("float32",)),
 }
 
