@@ -61,6 +61,8 @@ RUNTIMES: Mapping[str, Part] = {
         Part("runtime", "openvino-bfloat16", "openvino", "bfloat16"),
         Part("runtime", "openvino-int8", "openvino", "int8"),
         Part("runtime", "tensorrt", "tensorrt", "float16"),
+        Part("runtime", "tensorrt-int8", "tensorrt-int8", "int8"),
+        Part("runtime", "tensorrt-fp8", "tensorrt-fp8", "fp8"),
     )
 }
 

@@ -120,13 +120,13 @@ def _build(
         with engine_errors(f"{part.kind} {part.name} cannot be done"):
             model = shrinks[part](*model)
     highlighter, spec = model[0].eval(), model[1]
-    source = TowerSource(highlighter.tower, spec.encoder.image_size, scratch / "graphs")
+    source = TowerSource(highlighter.tower, spec.encoder.image_size, scratch / "graphs", footage.calibrate)
     built = scratch / "engine"
     if rung.runtime.engine == "eager" and source.graph_tower is not None:
         engine = reference_engine(highlighter.tower, source.image_size)  # such a tower has no weights to write
         num_bytes = source.onnx("float32").stat().st_size
     else:
-        is_int8 = rung.runtime.precision == "int8"
+        is_int8 = (rung.runtime.engine, rung.runtime.precision) == ("openvino", "int8")
         record = build_engine_from(rung.runtime.engine, source, built, "float32" if is_int8 else rung.runtime.precision)
         if is_int8:
             if footage.calibrate is None:

@@ -62,6 +62,8 @@ ENGINES = {
     "torch-compile": EngineKind("models.engines.torch_compile", ("float32", "bfloat16")),
     "aot": EngineKind("models.engines.aot", ("float32", "bfloat16")),
     "tensorrt": EngineKind("models.engines.tensorrt", ("float16",), ("float32",)),
+    "tensorrt-int8": EngineKind("models.engines.tensorrt", ("int8",)),
+    "tensorrt-fp8": EngineKind("models.engines.tensorrt", ("fp8",)),
 }
 
 
