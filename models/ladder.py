@@ -45,7 +45,7 @@ class Part:
 
 
 EAGER = Part("runtime", "float32", "eager", "float32")
-# The simpler and the more common first: of two that are equally fast the earlier is served.
+# What asks less of the machine that serves first: of two that are equally fast the earlier is served.
 RUNTIMES: Mapping[str, Part] = {
     part.name: part
     for part in (
@@ -57,7 +57,13 @@ RUNTIMES: Mapping[str, Part] = {
         Part("runtime", "openvino", "openvino", "float32"),
         Part("runtime", "openvino-bfloat16", "openvino", "bfloat16"),
         Part("runtime", "openvino-int8", "openvino", "int8"),
+        Part("runtime", "compiled", "torch-compile", "float32"),
+        Part("runtime", "compiled-bfloat16", "torch-compile", "bfloat16"),
+        Part("runtime", "aot", "aot", "float32"),
+        Part("runtime", "aot-bfloat16", "aot", "bfloat16"),
         Part("runtime", "tensorrt", "tensorrt", "float16"),
+        Part("runtime", "tensorrt-int8", "tensorrt-int8", "int8"),
+        Part("runtime", "tensorrt-fp8", "tensorrt-fp8", "fp8"),
     )
 }
 

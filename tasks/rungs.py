@@ -149,8 +149,8 @@ def _build(
             model = shrinks[part](*model)
     highlighter, spec = model[0].eval(), model[1]
     asked = rung.runtime
-    calibration = _calibrate(footage) if asked.precision == "int8" else None
-    source = TowerSource(highlighter.tower, spec.encoder.image_size, scratch / "graphs")
+    calibration = _calibrate(footage) if (asked.engine, asked.precision) == ("openvino", "int8") else None
+    source = TowerSource(highlighter.tower, spec.encoder.image_size, scratch / "graphs", footage.calibrate)
     built = scratch / "engine"
     # A tower that is an ONNX graph has no weights for torch to write: ONNX Runtime runs it in memory and in a file.
     name = "onnx" if asked.engine == "eager" and source.graph_tower is not None else asked.engine

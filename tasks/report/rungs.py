@@ -15,7 +15,11 @@ _RUNNERS: Mapping[str, str] = {
     "torchscript": "TorchScript",
     "onnx": "ONNX Runtime",
     "openvino": "OpenVINO",
+    "torch-compile": "PyTorch's compiler",
+    "aot": "PyTorch's compiler ahead of time",
     "tensorrt": "TensorRT",
+    "tensorrt-int8": "TensorRT",
+    "tensorrt-fp8": "TensorRT",
 }
 _NUMBERS: Mapping[str, str] = {
     "float32": "full numbers",
