@@ -165,8 +165,8 @@ def displayed_frames(
                 last_s = time_s
                 yield time_s, time_s + max(float((frame.duration or 0) * tick_s), gap_s / 2), frame
     except av.FFmpegError as error:
-        kind = VideoBreaks if last_s >= 0 else VideoError
-        raise kind(f"{path.name}: decoding breaks after {max(last_s, 0):.2f} s: {reason_of(error)}") from None
+        message = f"{path.name}: decoding breaks after {max(last_s, 0):.2f} s: {reason_of(error)}"
+        raise (VideoBreaks(message, last_s) if last_s >= 0 else VideoError(message)) from None
     if last_s < 0:
         raise VideoError(f"{path.name}: no frame of it can be decoded")
     if num_damaged > 1 + MAX_DAMAGED_FRACTION * num_frames:

@@ -48,7 +48,14 @@ class VideoError(DataError):
 
 
 class VideoBreaks(VideoError):
-    """Reading a video breaks off at a second that the message names; what was given before that is sound."""
+    """Reading a video breaks off at a second that the message names; what was given before that is sound.
+
+    reached_s: that second of presentation time
+    """
+
+    def __init__(self, message: str, reached_s: float) -> None:
+        super().__init__(message)
+        self.reached_s = reached_s
 
 
 class TooManyRejected(DataError):
