@@ -9,6 +9,7 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
 ItemT = TypeVar("ItemT")
@@ -23,7 +24,7 @@ class _Channel(Generic[ItemT]):
         self._changed = threading.Condition()
         self._is_ended = False  # nothing more will be put
         self._is_closed = False  # nobody takes any more
-        self.error: BaseException | None = None
+        self._error: BaseException | None = None
 
     def put(self, item: ItemT) -> bool:
         """Wait for room and leave `item`; return False where nobody takes items any more."""
@@ -44,13 +45,13 @@ class _Channel(Generic[ItemT]):
                 item = self._items.popleft()
                 self._changed.notify_all()
             yield item
-        if self.error is not None:
-            raise self.error
+        if self._error is not None:
+            raise self._error
 
-    def end(self, error: BaseException | None) -> None:
-        """Say that no more items come, and why if they should have."""
+    def end(self, maker: Future[None]) -> None:
+        """Say that no more items come; `maker` has ended, with an error if some should have."""
         with self._changed:
-            self.error, self._is_ended = error, True
+            self._error, self._is_ended = maker.exception(), True
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -69,34 +70,25 @@ def made_ahead(
     source and each step run in a thread of their own, with at most `num_ahead` ready items behind each; generators
     are closed there. `name` is for whoever looks at stacks.
     """
-    channels: list[_Channel[Any]] = []
-    threads = []
-    for i in range(len(steps) + 1):
-        channel: _Channel[Any] = _Channel(num_ahead)
-        made = steps[i - 1](channels[-1].take()) if i else source
-        threads.append(threading.Thread(target=_make, args=(made, channel), name=f"{name}-{i}", daemon=True))
-        channels.append(channel)
-    for thread in threads:
-        thread.start()
-    try:
-        yield channels[-1].take()
-    finally:
-        for channel in channels:
-            channel.close()
-        for thread in threads:
-            thread.join()
+    channels: list[_Channel[Any]] = [_Channel(num_ahead) for _ in range(len(steps) + 1)]
+    with ThreadPoolExecutor(len(channels), thread_name_prefix=name) as threads:
+        try:
+            for i, channel in enumerate(channels):
+                items = steps[i - 1](channels[i - 1].take()) if i else source
+                threads.submit(_make, items, channel).add_done_callback(channel.end)
+            yield channels[-1].take()
+        finally:
+            for channel in channels:
+                channel.close()
 
 
 def _make(items: Iterable[Any], channel: _Channel[Any]) -> None:
-    error: BaseException | None = None
+    """Put all of `items`, until nobody takes them any more, and close them where they are a generator."""
     try:
         for item in items:
             if not channel.put(item):
                 break
-    except BaseException as caught:  # noqa: BLE001  (raised again by the thread that takes)
-        error = caught
     finally:
         close: Callable[[], None] | None = getattr(items, "close", None)
         if close is not None:
             close()
-        channel.end(error)

@@ -89,8 +89,8 @@ class _Plan:
         """Return whether no sample falls on the frame shown at `pts`; it must come out otherwise."""
         after = bisect_right(self.ordered, pts)
         if self.origin is not None and after < len(self.ordered):
-            times_s = (float(ticks * self.time_base - self.origin) for ticks in (pts, self.ordered[after]))
-            if not may_be_sampled(*times_s, self.fps):
+            time_s, next_s = (float(ticks * self.time_base - self.origin) for ticks in (pts, self.ordered[after]))
+            if not may_be_sampled(time_s, next_s, self.fps):
                 return True
         self.must_come(pts)
         return False

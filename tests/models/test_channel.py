@@ -59,7 +59,7 @@ def test_an_error_of_the_maker_comes_after_what_it_made() -> None:
     with pytest.raises(ValueError, match="third"):
         use()
     assert got == [1, 2]
-    assert closed == ["made-0"]
+    assert closed == ["made_0"]
     assert not alive()
 
 
