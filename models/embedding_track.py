@@ -71,7 +71,8 @@ class EmbeddingTrack:
         else:
             distance_s = np.maximum(self.times_s - end_s, start_s - (self.times_s + self.bucket_s))
             mean_D = self.vectors_KD[int(np.argmin(distance_s))].astype(np.float64)
-        return unit(mean_D[None])[0]
+        look_1D = unit(mean_D[None])
+        return look_1D.reshape(-1)
 
 
 def unit(vectors_ND: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:

@@ -142,7 +142,8 @@ def colours(pixels_HWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """Return the thumbnail of a frame: float32 [SIDE, SIDE, 3], means of YCbCr, 0 to 255. Raises ShapeError."""
     if pixels_HWC.ndim != 3 or pixels_HWC.shape[2] != 3 or min(pixels_HWC.shape) < 1 or pixels_HWC.dtype != np.uint8:
         raise ShapeError(f"shots: frame {pixels_HWC.dtype} {pixels_HWC.shape} must be uint8 [H, W, 3]")
-    return _means(_means(pixels_HWC.astype(np.float32), 0), 1) @ _YCBCR.T
+    thumbnail: npt.NDArray[np.float32] = _means(_means(pixels_HWC.astype(np.float32), 0), 1) @ _YCBCR.T
+    return thumbnail
 
 
 def _means(values: npt.NDArray[np.float32], axis: int) -> npt.NDArray[np.float32]:
@@ -150,7 +151,8 @@ def _means(values: npt.NDArray[np.float32], axis: int) -> npt.NDArray[np.float32
     length = values.shape[axis]
     first = np.arange(SIDE) * length // SIDE
     counts = np.maximum(np.diff(np.append(first, length)), 1).astype(np.float32)
-    return np.add.reduceat(values, first, axis=axis) / np.expand_dims(counts, tuple({0, 1, 2} - {axis}))
+    sums: npt.NDArray[np.float32] = np.add.reduceat(values, first, axis=axis)
+    return sums / np.expand_dims(counts, tuple({0, 1, 2} - {axis}))
 
 
 def shot_boundaries(

@@ -68,7 +68,7 @@ def look_of(
 ) -> npt.NDArray[np.float32]:
     """Return float32 [D]: the mean unit embedding of the frames `inside` of one video, at least one."""
     features_ND = model.tail(torch.from_numpy(tokens_TLD[inside_T]).float()).numpy()
-    return unit(unit(features_ND).mean(axis=0)[None])[0]
+    return unit(unit(features_ND).mean(axis=0)[None]).reshape(-1)
 
 
 def labelled_looks(rows: Sequence[VideoRow], tokens: Path, model: Highlighter, params: CategoriesParams) -> Looks:

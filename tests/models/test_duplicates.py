@@ -1,18 +1,24 @@
 """Highlights that look alike, within a video and across many; and edges that move to shot boundaries."""
 
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.duplicates import without_duplicates, without_duplicates_across
-from models.embedding_track import unit
+from models.embedding_track import EmbeddingTrack, EmbeddingTrackBuilder, unit
 from models.errors import ShapeError
 from models.snapping import snap_spans
 from models.spans import Span
+from models.video import Sampling, iterate_frames
 
+REAL = Path(__file__).resolve().parents[3] / "shared/data"
 rows = st.lists(
     st.tuples(st.integers(0, 4), st.tuples(*[st.integers(-3, 3)] * 3)), max_size=12
 )  # score in quarters, vector
@@ -93,3 +99,27 @@ def test_snapping_keeps_all_spans_apart_and_inside(times_s: list[float], shots_s
     assert snap_spans(moved, shots_s, snap_s, 50.0) == moved or any(
         (a.start_s, a.end_s) == (b.start_s, b.end_s) for a, b in zip(spans, moved, strict=True)
     )
+
+
+def look_at(clip: Path, session: Any) -> EmbeddingTrack:
+    """Return the look of a clip by an ImageNet network, a frame a second."""
+    builder = EmbeddingTrackBuilder(1.0)
+    for time_s, pixels in iterate_frames(clip, Sampling(1.0, 224, "squash")):
+        image = ((pixels / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]).astype(np.float32)
+        features = session.run(["view"], {"image": image.transpose(2, 0, 1)[None]})[0]
+        builder.add(np.array([time_s]), np.reshape(features, (1, -1)))
+    return builder.build()
+
+
+def test_the_same_footage_in_two_files_is_one_highlight_and_other_elephants_are_not() -> None:
+    if not REAL.is_dir():
+        pytest.skip("no ../shared/data")
+    model = onnx.load(REAL / "models/mobilenet_v2_int8.onnx")
+    model.graph.output.append(onnx.helper.make_empty_tensor_value_info("view"))
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    names = ["elephant_tree_a.mp4", "elephant_tree_b.webm", "elephant_small_10fps.mp4", "elephant_forest_walk.mp4"]
+    names += ["tiger_small_10fps.mp4", "goat_davis.mp4"]
+    looks = {name: look_at(REAL / "wildlife" / name, session).mean_over(0, 60)[None] for name in names}
+    spans = {name: [Span(0, 3, 0.9 if name.endswith("webm") else 0.8)] for name in names}
+    kept = without_duplicates_across(spans, looks, 0.9)
+    assert [name for name in names if not kept[name]] == ["elephant_tree_a.mp4"]
