@@ -36,7 +36,7 @@ class ShotsParams(Section):
     """Frames that are compared, a second, where a file is read for its shots alone; the more, the surer."""
     ratio: float = Field(default=5.0, gt=1)
     """How many times the change around it a change has to be."""
-    min_change: float = Field(default=6.0, ge=0, le=255)
+    min_change: float = Field(default=4.0, ge=0, le=255)
     """Least change of a cut: mean difference of a picture's YCbCr values, 0 to 255."""
     min_feature_change: float = Field(default=0.15, ge=0, le=2)
     """Least change of a cut where features are compared: 1 minus their cosine, 0 to 2."""
@@ -151,8 +151,9 @@ def _means(values: npt.NDArray[np.float32], axis: int) -> npt.NDArray[np.float32
     length = values.shape[axis]
     first = np.arange(SIDE) * length // SIDE
     counts = np.maximum(np.diff(np.append(first, length)), 1).astype(np.float32)
-    sums: npt.NDArray[np.float32] = np.add.reduceat(values, first, axis=axis)
-    return sums / np.expand_dims(counts, tuple({0, 1, 2} - {axis}))
+    sums = np.add.reduceat(values, first, axis=axis)
+    means: npt.NDArray[np.float32] = sums / counts.reshape([SIDE if place == axis else 1 for place in range(3)])
+    return means
 
 
 def shot_boundaries(
