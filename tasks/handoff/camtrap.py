@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from models.files import write_json, write_text
-from tasks.handoff.values import Handoff
+from tasks.handoff.values import Handoff, show_model
 
 VERSION = "1.0.2"
 _SCHEMAS = f"https://raw.githubusercontent.com/tdwg/camtrap-dp/{VERSION}"
@@ -160,7 +160,6 @@ def _media(deployment: str, item: Handoff, recording: Recording) -> dict[str, An
 
 def _observations(deployment: str, item: Handoff, recording: Recording) -> Iterable[dict[str, Any]]:
     scored = item.scored
-    model = " ".join(filter(None, ["herdlight", scored.model.name, scored.model.version, scored.model.sha256[:12]]))
     for index, highlight in enumerate(scored.highlights, 1):
         tags = {
             "highlight": "true",
@@ -183,7 +182,7 @@ def _observations(deployment: str, item: Handoff, recording: Recording) -> Itera
             "observationLevel": "media",
             "observationType": "unclassified",
             "classificationMethod": "machine",
-            "classifiedBy": model,
+            "classifiedBy": f"herdlight {show_model(scored.model)}",
             "observationTags": " | ".join(said),
             "observationComments": _NO_SPECIES,
         }

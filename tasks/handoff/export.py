@@ -239,8 +239,11 @@ def _timelines(suffix: str, write: _Timeline) -> Callable[[_Job], list[Path]]:
             return paths
         path = job.out / f"highlights{suffix}"
         write(path, "herdlight highlights", job.handoffs, rate)
-        for note in rate_notes(job.handoffs, rate):
-            _note(job, note)
+        _note(job, rate_notes([], rate)[0])
+        if others := sum(bool(item.media.rate_note) for item in job.handoffs):
+            _note(
+                job, f"{others} videos have a rate that no timeline counts in, or a variable one; their files say which"
+            )
         return [*paths, path]
 
     return run

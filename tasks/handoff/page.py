@@ -12,7 +12,7 @@ import jinja2
 
 from models.files import write_text
 from tasks.handoff.pictures import Picture, headline, show_span
-from tasks.handoff.values import Rejected, Scored
+from tasks.handoff.values import Rejected, Scored, show_model
 from tasks.timeline import curve_points, format_time
 
 _CURVE_WIDTH, _CURVE_HEIGHT = 1000, 60
@@ -44,7 +44,8 @@ def write_page(
     content = environment.get_template("page.html.jinja").render(
         headline=headline(pictures),
         reel=None if reel is None else link(path, reel),
-        videos=[_video(path, video, by_stem.get(video.stem, []), clips) for video in videos],
+        videos=[_video(path, video, by_stem.get(video.stem, []), clips) for video in videos if video.highlights],
+        quiet=[(video.video, format_time(video.duration_s)) for video in videos if not video.highlights],
         rejected=rejected,
         curve_width=_CURVE_WIDTH,
         curve_height=_CURVE_HEIGHT,
@@ -65,7 +66,7 @@ def _video(
         "name": video.video,
         "length": format_time(video.duration_s),
         "threshold": video.threshold,
-        "model": f"{video.model.name} {video.model.version}".strip(),
+        "model": show_model(video.model),
         "num_highlights": len(video.highlights),
         "curve": _curve(video),
         "threshold_y": round(_CURVE_HEIGHT * (1 - video.threshold), 1),

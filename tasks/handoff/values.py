@@ -131,6 +131,13 @@ class Rejected:
     reason: str
 
 
+def show_model(model: ModelIdentity) -> str:
+    """Return which model it was, for those whom files are handed to: without the paths of this machine."""
+    name = model.name if model.name.startswith(("models:", "runs:")) else Path(model.name).name
+    version = f"version {model.version}" if model.version else ""
+    return " ".join(filter(None, (name, version, model.sha256[:12])))
+
+
 def read_results(folder: Path) -> tuple[list[Scored], list[Rejected]]:
     """Return what `folder` holds, in order of the videos' names, and the results that are damaged.
 
