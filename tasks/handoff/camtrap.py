@@ -73,13 +73,15 @@ def write_camtrap(
     recordings: when and where each of `handoffs` was recorded
     created:    when the results were made
     """
-    deployments = _group(handoffs, recordings)
     media, observations, rows = [], [], []
-    for name, members in deployments.items():
+    seen: dict[str, int] = {}
+    for name, members in _group(handoffs, recordings).items():
         rows.append(_deployment(name, members))
         for item, recording in members:
-            media.append(_media(name, item, recording))
-            observations += _observations(name, item, recording)
+            number = seen[item.scored.video_id] = seen.get(item.scored.video_id, 0) + 1
+            media_id = item.scored.video_id + ("" if number == 1 else f"-copy-{number}")  # one content, several names
+            media.append(_media(media_id, name, item, recording))
+            observations += _observations(media_id, name, item, recording)
     _write_csv(folder / "deployments.csv", _DEPLOYMENTS, rows)
     _write_csv(folder / "media.csv", _MEDIA, media)
     _write_csv(folder / "observations.csv", _OBSERVATIONS, observations)
@@ -105,7 +107,7 @@ def _group(handoffs: Sequence[Handoff], recordings: Sequence[Recording]) -> dict
 def _missing(handoffs: Sequence[Handoff], recordings: Sequence[Recording]) -> list[str]:
     lacking_start = [item for item, recording in zip(handoffs, recordings, strict=True) if recording.start is None]
     lacking_place = sum(recording.place is None for recording in recordings)
-    missing = []
+    missing = [] if handoffs else ["there is no video in it, so it covers no time"]
     if lacking_start:
         first = lacking_start[0].scored.video
         missing.append(
@@ -139,14 +141,14 @@ def _deployment(name: str, members: Members) -> dict[str, Any]:
     }
 
 
-def _media(deployment: str, item: Handoff, recording: Recording) -> dict[str, Any]:
+def _media(media_id: str, deployment: str, item: Handoff, recording: Recording) -> dict[str, Any]:
     scored = item.scored
     suffix = Path(scored.video).suffix.lower()
     container = item.media.info.container
     guess = f"video/x-{re.sub('[^a-z0-9]', '', container.split(',')[0].lower())}"
     path = safe_path(scored.video)
     return {
-        "mediaID": scored.video_id,
+        "mediaID": media_id,
         "deploymentID": deployment,
         "timestamp": _time(recording.start),
         "filePath": path,
@@ -158,7 +160,7 @@ def _media(deployment: str, item: Handoff, recording: Recording) -> dict[str, An
     }
 
 
-def _observations(deployment: str, item: Handoff, recording: Recording) -> Iterable[dict[str, Any]]:
+def _observations(media_id: str, deployment: str, item: Handoff, recording: Recording) -> Iterable[dict[str, Any]]:
     scored = item.scored
     for index, highlight in enumerate(scored.highlights, 1):
         tags = {
@@ -173,10 +175,10 @@ def _observations(deployment: str, item: Handoff, recording: Recording) -> Itera
         start = None if recording.start is None else recording.start + timedelta(seconds=highlight.start_s)
         end = None if recording.start is None else recording.start + timedelta(seconds=highlight.end_s)
         yield {
-            "observationID": f"{scored.video_id}-{index:03d}",
+            "observationID": f"{media_id}-{index:03d}",
             "deploymentID": deployment,
-            "mediaID": scored.video_id,
-            "eventID": f"{scored.video_id}-{index:03d}",
+            "mediaID": media_id,
+            "eventID": f"{media_id}-{index:03d}",
             "eventStart": _time(start),
             "eventEnd": _time(_ceil(end)),
             "observationLevel": "media",
