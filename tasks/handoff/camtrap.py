@@ -73,7 +73,9 @@ def write_camtrap(
     recordings: when and where each of `handoffs` was recorded
     created:    when the results were made
     """
-    media, observations, rows = [], [], []
+    media: list[dict[str, Any]] = []
+    observations: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     seen: dict[str, int] = {}
     for name, members in _group(handoffs, recordings).items():
         rows.append(_deployment(name, members))

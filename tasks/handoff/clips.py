@@ -19,7 +19,7 @@ from models.errors import VideoError
 from models.files import replacing
 from models.video import probe
 from tasks.handoff.mp4 import Mp4Writer, add_audio, encode_sound, open_mp4
-from tasks.handoff.reading import Sound, Upright, even, shown_frames, sound_format
+from tasks.handoff.reading import Sound, Upright, even, shown_frames, sound_format, sound_stream
 from tasks.handoff.values import Handoff, Highlight, Media
 
 Mode = Literal["copy", "encode"]
@@ -172,10 +172,9 @@ def copy_clip(path: Path, media: Media, start_s: float, end_s: float) -> Clip | 
 def _write_copy(path: Path, media: Media, plan: CopyPlan, start_s: float, end_s: float) -> None:
     with opened(media.path) as (source, video), open_mp4(path) as target:
         out = target.add_stream_from_template(video)
-        streams = source.streams.best("audio") if source.streams.audio else None
-        copies = streams is not None and streams.codec_context is not None
-        copies = copies and streams.codec_context.codec.canonical_name in _COPIED_SOUND
-        sound_out = target.add_stream_from_template(streams) if copies else None
+        stream = sound_stream(source)
+        copies = stream is not None and stream.codec_context.codec.canonical_name in _COPIED_SOUND
+        sound_out = target.add_stream_from_template(stream) if copies else None
         sound = None if copies else sound_format(media)
         encoded = add_audio(target, *sound) if sound is not None else None
         last_tick = round((end_s - start_s) / float(video.time_base))
@@ -190,7 +189,7 @@ def _write_copy(path: Path, media: Media, plan: CopyPlan, start_s: float, end_s:
             packet.stream = out
             target.mux(packet)
         if sound_out is not None:
-            _copy_sound(source, streams, target, sound_out, media, start_s, end_s)
+            _copy_sound(source, stream, target, sound_out, media, start_s, end_s)
         elif encoded is not None and sound is not None:
             _encode_sound(target, encoded, media, sound, start_s, end_s)
 

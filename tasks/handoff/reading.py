@@ -6,7 +6,7 @@ and a second or so of sound are held. Times given are seconds from `start_s` of 
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from types import TracebackType
@@ -31,7 +31,7 @@ _SCALER = "bicubic+accurate_rnd+full_chroma_int+bitexact"
 _TURNS = {0: (), 90: ("transpose=clock",), 180: ("hflip", "vflip"), 270: ("transpose=cclock",)}
 
 
-def shown_frames(media: Media, start_s: float, end_s: float) -> Iterator[tuple[float, Any]]:
+def shown_frames(media: Media, start_s: float, end_s: float) -> Generator[tuple[float, Any], None, None]:
     """Yield (time_s, frame) of what is on screen in [start_s, end_s) of the video, in order.
 
     The first is what is shown at start_s, at time 0; the others are at their own times. Raises VideoError where the
@@ -188,7 +188,7 @@ class Sound:
 def sound_format(media: Media) -> tuple[int, str] | None:
     """Return sample rate and layout in which the sound of `media` is kept, None where it has none that can be read."""
     with opened(media.path) as (container, _):
-        stream = _sound_stream(container)
+        stream = sound_stream(container)
         if stream is None:
             return None
         channels = stream.codec_context.layout.nb_channels
@@ -197,18 +197,21 @@ def sound_format(media: Media) -> tuple[int, str] | None:
         return (rate if rate in (22050, 24000, 32000, 44100, 48000) else 48000), layout
 
 
-def _sound_stream(container: Any) -> Any:
+def sound_stream(container: Any) -> Any:
+    """Return the main sound of an opened container, None where it has none that can be decoded."""
     stream = container.streams.best("audio") if container.streams.audio else None
     if stream is None or stream.codec_context is None or not stream.codec_context.sample_rate:
         return None
     return stream
 
 
-def _sound_chunks(media: Media, start_s: float, rate: int, layout: str) -> Iterator[npt.NDArray[np.float32]]:
+def _sound_chunks(
+    media: Media, start_s: float, rate: int, layout: str
+) -> Generator[npt.NDArray[np.float32], None, None]:
     """Yield samples [C, n] from `start_s` on, without a gap."""
     num_channels = av.AudioLayout(layout).nb_channels
     with opened(media.path) as (container, _):
-        stream = _sound_stream(container)
+        stream = sound_stream(container)
         if stream is None:
             return
         if start_s > 0:
@@ -225,7 +228,7 @@ def _sound_chunks(media: Media, start_s: float, rate: int, layout: str) -> Itera
                 if at is None or abs(due - at) > _SOUND_JITTER_S * rate:
                     at = due
             for piece in resampler.resample(frame):
-                samples = piece.to_ndarray()
+                samples = np.asarray(piece.to_ndarray(), np.float32)
                 at = at or 0
                 while given < at:
                     silence = min(rate, at - given)
