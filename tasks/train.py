@@ -230,9 +230,9 @@ def tokens_mark(rows: Sequence[VideoRow], tokens: Path, *parts: Any) -> str:
     return fingerprint(content, *parts)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run the stage."""
-    with stage_shell("train", ["manifest", "tokens", "encoder"]) as shell:
+    with stage_shell("train", ["manifest", "tokens", "encoder"], argv) as shell:
         encoder_params, params = shell.section("encoder", EncoderParams), shell.section("train", TrainParams)
         frames, spans = shell.section("frames", FramesParams), shell.section("spans", SpansParams)
         rows = read_manifest(shell["manifest"])
