@@ -77,7 +77,7 @@ def export_(
         list[str] | None,
         typer.Option(
             help="Comma-separated: json, csv, parquet, vtt, edl, otio, fcp7xml, fcpxml, llc, clips, reel, "
-            "contact-sheet, html, camtrap-dp, or all."
+            "timeline, contact-sheet, html, camtrap-dp, or all."
         ),
     ] = None,
     start: Annotated[

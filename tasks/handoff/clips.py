@@ -6,6 +6,7 @@ behind; its bits are those of the source. Everything else is encoded again, fram
 it should is encoded instead. Knows no other format of the hand-off.
 """
 
+import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -171,53 +172,66 @@ def copy_clip(path: Path, media: Media, start_s: float, end_s: float) -> Clip | 
 
 def _write_copy(path: Path, media: Media, plan: CopyPlan, start_s: float, end_s: float) -> None:
     with opened(media.path) as (source, video), open_mp4(path) as target:
-        out = target.add_stream_from_template(video)
+        picture = target.add_stream_from_template(video)
+        if media.info.codec == "hevc":
+            picture.codec_context.codec_tag = "hvc1"  # QuickTime and Safari play HEVC under no other name
         stream = sound_stream(source)
-        copies = stream is not None and stream.codec_context.codec.canonical_name in _COPIED_SOUND
-        sound_out = target.add_stream_from_template(stream) if copies else None
-        sound = None if copies else sound_format(media)
-        encoded = add_audio(target, *sound) if sound is not None else None
-        last_tick = round((end_s - start_s) / float(video.time_base))
-        for number, _, packet in _timed_packets(media, start_s):
-            if number > plan.last:
-                break
-            if number < plan.first or packet.pts < plan.first_pts:
-                continue
-            packet.pts, packet.dts = packet.pts - plan.first_pts, packet.dts - plan.first_pts
-            if packet.pts < last_tick < packet.pts + (packet.duration or 0):
-                packet.duration = last_tick - packet.pts
-            packet.stream = out
+        sound = None if stream is None else sound_format(media)
+        packets = [_copied_picture(media, plan, picture, start_s, end_s)]
+        if stream is not None and stream.codec_context.codec.canonical_name in _COPIED_SOUND:
+            packets.append(_copied_sound(media, target.add_stream_from_template(stream), start_s, end_s))
+        elif sound is not None:
+            packets.append(_encoded_sound(media, add_audio(target, *sound), sound, start_s, end_s))
+        for _, packet in heapq.merge(*packets, key=lambda timed: timed[0]):
             target.mux(packet)
-        if sound_out is not None:
-            _copy_sound(source, stream, target, sound_out, media, start_s, end_s)
-        elif encoded is not None and sound is not None:
-            _encode_sound(target, encoded, media, sound, start_s, end_s)
 
 
-def _copy_sound(source: Any, stream: Any, target: Any, out: Any, media: Media, start_s: float, end_s: float) -> None:
-    """Copy the packets of sound that begin inside the stretch."""
-    origin_s = media.info.start_pts_s
-    offset = round((start_s + origin_s) / float(stream.time_base))
-    source.seek(max(0, offset - round(1 / float(stream.time_base))), stream=stream, backward=True)
-    for packet in source.demux(stream):
-        if not packet.size or packet.pts is None:
-            continue
-        time_s = float(packet.pts * packet.time_base) - origin_s
-        if time_s >= end_s:
+def _copied_picture(
+    media: Media, plan: CopyPlan, out: Any, start_s: float, end_s: float
+) -> Iterator[tuple[float, Any]]:
+    """Yield time and packet of the picture, its times counted from the keyframe."""
+    for number, _, packet in _timed_packets(media, start_s):
+        if number > plan.last:
             break
-        if time_s >= start_s - _ROUNDING_S:
-            packet.pts = max(0, packet.pts - offset)
-            packet.dts = packet.pts
-            packet.stream = out
-            target.mux(packet)
+        if number < plan.first or packet.pts < plan.first_pts:
+            continue
+        packet.pts, packet.dts = packet.pts - plan.first_pts, packet.dts - plan.first_pts
+        last_tick = round((end_s - start_s) / packet.time_base)
+        if packet.pts < last_tick < packet.pts + (packet.duration or 0):
+            packet.duration = last_tick - packet.pts
+        packet.stream = out
+        yield float(packet.dts * packet.time_base), packet
 
 
-def _encode_sound(target: Any, stream: Any, media: Media, sound: tuple[int, str], start_s: float, end_s: float) -> None:
+def _copied_sound(media: Media, out: Any, start_s: float, end_s: float) -> Iterator[tuple[float, Any]]:
+    """Yield time and packet of the sound that begins inside the stretch."""
+    with opened(media.path) as (container, _):
+        stream = sound_stream(container)
+        origin_s = media.info.start_pts_s
+        offset = round((start_s + origin_s) / stream.time_base)
+        if start_s > 0:
+            container.seek(max(0, offset - round(1 / stream.time_base)), stream=stream, backward=True)
+        for packet in container.demux(stream):
+            if not packet.size or packet.pts is None:
+                continue
+            time_s = float(packet.pts * packet.time_base) - origin_s
+            if time_s >= end_s:
+                break
+            if time_s >= start_s - _ROUNDING_S:
+                packet.pts = packet.dts = max(0, packet.pts - offset)
+                packet.stream = out
+                yield time_s - start_s, packet
+
+
+def _encoded_sound(
+    media: Media, out: Any, sound: tuple[int, str], start_s: float, end_s: float
+) -> Iterator[tuple[float, Any]]:
+    """Yield time and packet of the sound, encoded again."""
     rate, layout = sound
     total, done = round((end_s - start_s) * rate), 0
     with Sound(media, start_s, rate=rate, layout=layout) as source:
         while done < total:
-            samples = source.take(min(rate, total - done))
-            target.mux(encode_sound(stream, samples, done, rate, layout))
+            samples = source.take(min(rate // 4, total - done))
+            yield from ((done / rate, packet) for packet in encode_sound(out, samples, done, rate, layout))
             done += samples.shape[1]
-    target.mux(stream.encode())
+    yield from ((done / rate, packet) for packet in out.encode())

@@ -6,6 +6,7 @@
     OUT/videos/STEM-proj.llc            LosslessCut project of each video
     OUT/clips/STEM.001.mp4              each highlight
     OUT/reel.mp4 and reel.vtt           all of them in one film, and which is where
+    OUT/videos/STEM.timeline.png        the picture that scoring made
     OUT/contact-sheet.png, highlights.html
     OUT/camtrap-dp/                     Camera Trap Data Package
     OUT/export.json                     the files, what was rejected, and what to know about the rest; written last
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import DataError, HerdlightError, ParamsError, VideoError
-from models.files import read_json, write_json
+from models.files import read_json, write_bytes, write_json
 from tasks.handoff.camtrap import recording_of, write_camtrap
 from tasks.handoff.chapters import write_chapters, write_cues
 from tasks.handoff.clips import Clip, write_clip
@@ -291,6 +292,18 @@ def _reel(job: _Job) -> list[Path]:
     return [path, job.out / "reel.vtt"]
 
 
+def _timeline_pictures(job: _Job) -> list[Path]:
+    paths = []
+    for video in job.scored:
+        name = f"{video.stem}.timeline.png"
+        try:
+            write_bytes(job.out / "videos" / name, (job.results / name).read_bytes())
+            paths.append(job.out / "videos" / name)
+        except FileNotFoundError:
+            job.rejected.append(Rejected(video.video, f"{name} is not among the results; score it again with --force"))
+    return paths
+
+
 def _contact_sheet(job: _Job) -> list[Path]:
     pictures = job.taken_pictures()
     names = ["contact-sheet.png", *(f"contact-sheet-{n}.png" for n in range(2, num_sheets(len(pictures)) + 1))]
@@ -347,6 +360,7 @@ FORMATS: Mapping[str, Format] = {
     "llc": Format("LosslessCut projects", True, _losslesscut),
     "clips": Format("each highlight as MP4", True, _clips),
     "reel": Format("all highlights in one MP4", True, _reel),
+    "timeline": Format("the timeline picture of each video, PNG", False, _timeline_pictures),
     "contact-sheet": Format("thumbnails on a sheet, PNG", True, _contact_sheet),
     "html": Format("a page that needs no network", True, _page),
     "camtrap-dp": Format("Camera Trap Data Package 1.0.2", True, _camtrap),

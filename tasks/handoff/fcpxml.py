@@ -12,7 +12,7 @@ from pathlib import Path
 
 from models.files import write_text
 from tasks.handoff.timecode import cut_of, is_drop_frame, to_frame
-from tasks.handoff.timelines import NO_HIGHLIGHT, file_url, num_frames, plain_text, rate_notes
+from tasks.handoff.timelines import NO_HIGHLIGHT, file_url, frame_size, num_frames, plain_text, rate_notes
 from tasks.handoff.values import Handoff, Highlight
 
 _VERSION = "1.8"
@@ -23,7 +23,7 @@ def write_fcpxml(path: Path, name: str, handoffs: Sequence[Handoff], rate: Fract
     root = ET.Element("fcpxml", version=_VERSION)
     resources = ET.SubElement(root, "resources")
     frame = _seconds(1, rate)
-    width, height = _frame_size(handoffs)
+    width, height = frame_size(handoffs)
     sequence_format = {"id": "r1", "frameDuration": frame, "width": str(width), "height": str(height)}
     ET.SubElement(resources, "format", sequence_format)
     event = ET.SubElement(root, "event", name=plain_text(name))
@@ -45,12 +45,6 @@ def write_fcpxml(path: Path, name: str, handoffs: Sequence[Handoff], rate: Fract
     ET.indent(root)
     text = ET.tostring(root, encoding="unicode")
     write_text(path, f'<?xml version="1.0" encoding="UTF-8"?>\n<!DOCTYPE fcpxml>\n{text}\n')
-
-
-def _frame_size(handoffs: Sequence[Handoff]) -> tuple[int, int]:
-    """Return width and height of the largest picture, px; 1920 x 1080 for nothing."""
-    sizes = [(item.media.info.width, item.media.info.height) for item in handoffs if item.scored.highlights]
-    return max(sizes, key=lambda size: (size[0] * size[1], size), default=(1920, 1080))
 
 
 def _add_asset(resources: ET.Element, number: int, item: Handoff) -> None:

@@ -21,6 +21,7 @@ _THREADS = 2
 _AUDIO_BIT_RATE = 160_000
 TICKS_PER_S = 90_000
 MP4_OPTIONS: Mapping[str, str] = {"movflags": "+faststart", "fflags": "+bitexact"}
+_BT709 = 1  # the number of BT.709 in ITU-T H.273, for primaries, transfer and matrix alike
 _COLOURS = ("color_primaries", "color_trc", "colorspace")
 
 
@@ -32,8 +33,20 @@ def open_mp4(path: Path) -> Any:
 class Mp4Writer:
     """Writes pictures at their times, and sound. Use it in a `with`; on an error the file is not finished."""
 
-    def __init__(self, path: Path, size: tuple[int, int], rate: Fraction, sound: tuple[int, str] | None) -> None:
-        """Write to `path` pictures of `size` px, about `rate` a second, and `sound` (samples a second, layout)."""
+    def __init__(
+        self,
+        path: Path,
+        size: tuple[int, int],
+        rate: Fraction,
+        sound: tuple[int, str] | None,
+        *,
+        is_bt709: bool = False,
+    ) -> None:
+        """Write to `path` pictures of `size` px, about `rate` a second, and `sound` (samples a second, layout).
+
+        is_bt709: the colours are BT.709; else they are what the first picture says of itself
+        """
+        self._is_bt709 = is_bt709
         self._container = open_mp4(path)
         self._video = add_video(self._container, size, rate)
         self._audio = None if sound is None else add_audio(self._container, *sound)
@@ -75,7 +88,7 @@ class Mp4Writer:
         context = self._video.codec_context
         context.color_range = 1  # limited, what `Upright` gives
         for name in _COLOURS:
-            value = getattr(frame, name)
+            value = _BT709 if self._is_bt709 else getattr(frame, name)
             if value is not None:
                 setattr(context, name, value)
 

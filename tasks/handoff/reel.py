@@ -1,8 +1,8 @@
 """One film of all highlights of all videos, in order, with sound.
 
 Knows how footage of many sizes and rates becomes one: scaled to fit and padded, on one grid of frames, colours in
-BT.709, sound as 48 kHz stereo, silence where a video has none. One picture is held at a time, so an hour of
-highlights costs what a minute does.
+BT.709 (HDR is not tone-mapped: it looks pale), sound as 48 kHz stereo, silence where a video has none. One picture is
+held at a time, so an hour of highlights costs what a minute does.
 """
 
 from collections.abc import Iterator, Sequence
@@ -70,7 +70,8 @@ def write_reel(path: Path, handoffs: Sequence[Handoff], rate: Fraction) -> Reel:
     parts: list[ReelPart] = []
     rejected: list[Rejected] = []
     with replacing(path) as temporary:
-        with Mp4Writer(temporary, size, rate, (_SOUND_RATE, _LAYOUT) if has_sound else None) as writer:
+        sound = (_SOUND_RATE, _LAYOUT) if has_sound else None
+        with Mp4Writer(temporary, size, rate, sound, is_bt709=True) as writer:
             for item in handoffs:
                 upright = Upright(item.media, size, is_bt709=True)
                 for highlight in item.scored.highlights:

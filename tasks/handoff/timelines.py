@@ -51,6 +51,12 @@ def rate_notes(handoffs: Sequence[Handoff], rate: Fraction) -> list[str]:
     return notes
 
 
+def frame_size(handoffs: Sequence[Handoff]) -> tuple[int, int]:
+    """Return width and height of the largest picture with a highlight, px; 1920 x 1080 for nothing."""
+    sizes = [(item.media.info.width, item.media.info.height) for item in handoffs if item.scored.highlights]
+    return max(sizes, key=lambda size: (size[0] * size[1], size), default=(1920, 1080))
+
+
 def file_url(path: Path) -> str:
     """Return the file: URL of `path`, every odd character escaped."""
     return path.resolve().as_uri()
@@ -131,7 +137,11 @@ def write_otio(path: Path, name: str, handoffs: Sequence[Handoff], rate: Fractio
 
 def write_fcp7(path: Path, name: str, handoffs: Sequence[Handoff], rate: Fraction) -> None:
     """Write Final Cut Pro 7 XML (xmeml), which Premiere Pro and DaVinci Resolve read too."""
-    write_text(path, otio.adapters.write_to_string(build_timeline(name, handoffs, rate), "fcp_xml"))
+    timeline = build_timeline(name, handoffs, rate)
+    width, height = (str(size) for size in frame_size(handoffs))
+    picture = {"samplecharacteristics": {"width": width, "height": height, "pixelaspectratio": "square"}}
+    timeline.metadata["fcp_xml"] = {"media": {"video": {"format": picture}}}
+    write_text(path, otio.adapters.write_to_string(timeline, "fcp_xml"))
 
 
 def write_edl(path: Path, name: str, handoffs: Sequence[Handoff], rate: Fraction) -> None:
