@@ -65,6 +65,43 @@ def score(
             raise DataError(f"none of the videos could be scored; {out / 'rejected.json'} says why for each")
 
 
+@app.command(name="export")
+def export_(
+    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="The folder that `herdlight score` wrote.")],
+    out: Annotated[Path, typer.Option(help="Folder for what is written; made where it is missing.")],
+    footage: Annotated[
+        list[Path] | None,
+        typer.Option(help="A folder with the scored videos at any depth, or one video; may be given more than once."),
+    ] = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Comma-separated: json, csv, parquet, vtt, edl, otio, fcp7xml, fcpxml, llc, clips, reel, "
+            "timeline, contact-sheet, html, camtrap-dp, or all."
+        ),
+    ] = None,
+    start: Annotated[
+        list[str] | None,
+        typer.Option(metavar="VIDEO=TIME", help="When a video starts, ISO 8601 with its zone, for camtrap-dp."),
+    ] = None,
+    place: Annotated[
+        str | None,
+        typer.Option(metavar="LATITUDE,LONGITUDE", help="Where the videos were recorded, degrees, for camtrap-dp."),
+    ] = None,
+) -> None:
+    """Hand highlights on: tables, chapters, editing timelines, clips, one reel, a contact sheet, a page, Camtrap DP.
+
+    A video that is missing, is not the one that was scored, or cannot be read is rejected with its reason, and the
+    others go on. The exit status is 0 when at least one result was handed on, or there were none; else 1.
+    """
+    with _door():
+        from app.handoff import export_highlights
+
+        report = export_highlights(results, footage or [Path()], out, formats or ["all"], start or [], place)
+        if report.rejected and not any(report.files.values()):
+            raise DataError(f"nothing could be handed on; {out / 'export.json'} says why for each")
+
+
 @app.command()
 def evaluate(
     videos: Annotated[Path, typer.Option(help="Folder with the videos, at any depth.")],
