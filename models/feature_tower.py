@@ -216,7 +216,8 @@ def resize_of(spec: EncoderSpec) -> ReferenceResize:
     side = spec.image_size
     if spec.kind == "timm":
         settings: Any = timm.get_pretrained_cfg(spec.name.removeprefix(TIMM_PREFIX))
-        mode = {"center": "shortest", "squash": "squash"}.get(settings.crop_mode)
+        modes: dict[str, Literal["shortest", "squash"]] = {"center": "shortest", "squash": "squash"}
+        mode = modes.get(settings.crop_mode)
         if mode is None:
             raise ParamsError(f"{spec.name}: crops by {settings.crop_mode!r}; only center and squash are known here")
         return ReferenceResize(side, math.floor(side / settings.crop_pct), settings.interpolation, mode)

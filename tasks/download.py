@@ -274,8 +274,8 @@ def _http(url: str, target: Path, rules: DownloadRules) -> None:
         except (OSError, http.client.HTTPException, ValueError) as error:
             if line.late or isinstance(error, TimeoutError):
                 raise _too_slow(rules) from None
-            reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
-            raise DataError(f"{name_of(url)}: cannot be fetched: {' '.join(str(reason).split())[:200]}") from None
+            why = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+            raise DataError(f"{name_of(url)}: cannot be fetched: {' '.join(str(why).split())[:200]}") from None
         if line.late:
             raise _too_slow(rules)
 
