@@ -294,7 +294,7 @@ def _filesystem(scheme: str, url: str, target: Path, rules: DownloadRules) -> No
     except (ImportError, ValueError):
         remedy = f"pip install 'herdlight[{extra}]'" if extra else "fsspec knows no such scheme"
         raise MissingExtra(f"scheme {scheme}: no package for it is installed; {remedy}") from None
-    deadline_s = time.monotonic() + rules.timeout_s
+    deadline_s, failures = time.monotonic() + rules.timeout_s, _failures(scheme)
     try:
         size = source.size(url)
         if size is not None and size > rules.max_bytes:
@@ -302,7 +302,7 @@ def _filesystem(scheme: str, url: str, target: Path, rules: DownloadRules) -> No
         with source.open(url, "rb") as opened:
             stream: IO[bytes] = opened
             _copy(stream.read, target, rules, url, deadline_s)
-    except _failures(scheme) as error:
+    except failures as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
         raise DataError(f"{name_of(url)}: cannot be fetched: {reason}") from None
 
