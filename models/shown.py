@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from models.decoding import displayed_frames, displayed_pixels, displayed_size, opened, square_pixels
+from models.decoding import displayed_frames, displayed_pixels, displayed_size, opened, rotation_deg, square_pixels
 from models.errors import VideoError
 from models.reference_resize import ReferenceResize
 from models.video import GRID_TOLERANCE_S, MAX_FRAMES
@@ -36,13 +36,26 @@ def iterate_shown(
     with opened(path) as (_, stream):
         for times_s, frame in _timed(path, displayed_frames(path, stream), fps):
             if exact:
-                picture = displayed_pixels(frame, stream, path, *displayed_size(frame, stream, path))
-                yield times_s, resize(picture)
+                yield times_s, resize(_picture(frame, stream, path))
             else:
                 fit = "crop" if resize.mode == "shortest" else "squash"
                 square = square_pixels(frame, stream, resize.scaled_side, fit)  # type: ignore[arg-type]
                 first = (resize.scaled_side - resize.side) // 2
                 yield times_s, square[first : first + resize.side, first : first + resize.side]
+
+
+def _picture(frame: Any, stream: Any, path: Path) -> Pixels:
+    """Return `frame` upright in full size, uint8 [H, W, 3] RGB, converted as OpenCV and PyAV do it unasked.
+
+    FFmpeg's plain conversion is a level darker on average than its accurate one, which the stages use; towers that were
+    trained on plain ones, and features to compare with, came through it.
+    """
+    width, height = displayed_size(frame, stream, path)
+    turn = rotation_deg(frame)
+    if (width, height) != ((frame.height, frame.width) if turn in (90, 270) else (frame.width, frame.height)):
+        return displayed_pixels(frame, stream, path, width, height)
+    pixels = frame.reformat(format="rgb24", threads=1).to_ndarray()
+    return np.ascontiguousarray(np.rot90(pixels, k=-turn // 90))
 
 
 def _timed(
