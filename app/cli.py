@@ -102,6 +102,33 @@ def export_(
             raise DataError(f"nothing could be handed on; {out / 'export.json'} says why for each")
 
 
+@app.command(context_settings={"ignore_unknown_options": True})
+def features(
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="Keys as below; --key VALUE means the same.")
+    ] = None,
+) -> None:
+    """Save what an image tower makes of every frame, in the files and with the words of video_features.
+
+    Videos: video_paths=PATH or "[A, B]", or file_with_video_paths=FILE. Tower: feature_type=clip|timm|resnet|onnx,
+    model_name=ViT-B/32. Rows: extraction_fps=1 or extraction_total=N, else every frame. Where: device=cuda:0,
+    device_ids="[0, 1]" or cpu=true; batch_size=32. What with it: on_extraction=print|save_numpy|save_pickle,
+    output_path=./output; show_pred=true, pred_texts="['a dog smiles', 'a woman is lifting']".
+
+    Of herdlight: pretrained=TAG of open_clip, weights=FILE.safetensors, FILE.onnx or a folder of stage pretrain,
+    architecture=NAME for model_name=custom, resize=reference|decoder. For onnx: image_size, mean, std, onnx_input,
+    onnx_output, channels=rgb|bgr.
+
+    Features that are there and open are kept. A video that cannot be read is rejected with its reason and the others
+    go on; the exit status is then 1.
+    """
+    with _door():
+        from app.features import extract_features
+
+        if not extract_features(words or []):
+            sys.exit(1)
+
+
 @app.command()
 def evaluate(
     videos: Annotated[Path, typer.Option(help="Folder with the videos, at any depth.")],
