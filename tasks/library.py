@@ -47,13 +47,20 @@ class Runner(Protocol):
 
 @dataclass(frozen=True)
 class LibraryOptions:
-    """How a library is scored; see `tasks.library_work.LibraryJob`."""
+    """How a library is scored; see also `tasks.library_work.LibraryJob`.
+
+    workers:     child processes at once, all machines together
+    num_batches: about how many pieces the work is handed out in, None for one for each file
+    num_threads: of each child, None for the cores of this machine shared out
+    """
 
     threshold: float | None = None
     limits: Limits = Limits()  # noqa: RUF009 -- frozen
     any_model: bool = False
     retry_quarantined: bool = False
     workers: int = 1
+    num_batches: int | None = None
+    num_threads: int | None = None
     lease_s: float = LEASE_S
 
     def __post_init__(self) -> None:
@@ -163,7 +170,7 @@ def score_library(
         if not options.any_model:
             todo = _open_places(ledger, todo, job.recipe, options, rows)
         meter = _Meter(len(listing.places), todo, rows, on_progress)
-        _run_all(job, ledger, todo, run, meter)
+        _run_all(job, ledger, todo, run, meter, options.num_batches)
     ledger.sweep()
     forget_gone(ledger, listing)
     unreadable = tuple(
@@ -186,7 +193,7 @@ def make_job(out: Path, model_folder: Path, identity: ModelIdentity, options: Li
         limits=options.limits,
         any_model=options.any_model,
         retry_quarantined=options.retry_quarantined,
-        num_threads=max(1, cores // options.workers),
+        num_threads=options.num_threads or max(1, cores // options.workers),
         lease_s=options.lease_s,
     )
 
@@ -230,11 +237,13 @@ def _open_places(
     return still
 
 
-def _run_all(job: LibraryJob, ledger: Ledger, todo: Sequence[Place], run: Runner, meter: "_Meter") -> None:
+def _run_all(
+    job: LibraryJob, ledger: Ledger, todo: Sequence[Place], run: Runner, meter: "_Meter", num_batches: int | None
+) -> None:
     """Run until every place has a row; those that another run has claimed are asked for again when they are free."""
     told = False
     while todo:
-        run(job, make_batches(todo), meter)
+        run(job, make_batches(todo, num_batches), meter)
         claimed = [place for place in todo if meter.rows[place.path].status == "claimed"]
         todo = []
         while claimed and not todo:

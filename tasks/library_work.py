@@ -256,6 +256,29 @@ def score_in_child(job: LibraryJob, child: WatchedChild, stopped: Callable[[], N
     return score
 
 
+_kept = threading.local()
+
+
+def work_on(job: Mapping[str, Any], batch: Batch) -> list[LibraryRow]:
+    """Do one batch on any machine and return what became of each file; the child stays for the thread's next batch.
+
+    job: as `LibraryJob.to_json` gives it
+    """
+    made = LibraryJob.from_json(job)
+    if getattr(_kept, "job", None) != made:
+        forget_child()
+        _kept.job, _kept.child, _kept.ledger = made, child_of(made), Ledger(Path(made.out), made.lease_s)
+    score_file = score_in_child(made, _kept.child)
+    return [row for group in batch for row in score_group(made, _kept.ledger, group, score_file, lambda _: None)]
+
+
+def forget_child() -> None:
+    """End the child that this thread keeps, where there is one."""
+    if getattr(_kept, "job", None) is not None:
+        _kept.child.close()
+        _kept.job = None
+
+
 class _StoppedError(Exception):
     """Another worker of this run has failed, or the run was interrupted."""
 

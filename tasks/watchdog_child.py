@@ -63,7 +63,8 @@ def serve(load: Callable[[], Work], memory_gib: float) -> None:
         try:
             say({"outcome": asdict(work(job, say))})
         except VideoError as error:
-            say({"outcome": asdict(Outcome("quarantined", printable(str(error))))})
+            reason = printable(str(error)).removeprefix(f"{printable(Path(job.get('path', '')).name)}: ")
+            say({"outcome": asdict(Outcome("quarantined", reason))})
         except EngineError as error:
             say({"error": {"kind": "EngineError", "text": str(error)}})
             return
