@@ -22,9 +22,9 @@ from prefect.utilities.annotations import quote
 from flows.settings import Settings
 from flows.states import failing_in_one_line
 from models.errors import ParamsError
-from tasks import library
-from tasks.library import LibraryOptions, LibraryProgress, Runner
-from tasks.library_dask import BATCHES_A_WORKER, LOCAL, SlurmJob, dask_scheduler, extra, tell
+from tasks.library import LibraryProgress, Runner, options_of
+from tasks.library import score_library as run_library
+from tasks.library_dask import LOCAL, SlurmJob, dask_scheduler, extra, tell
 from tasks.library_listing import Listing, list_library
 from tasks.library_work import Batch, LibraryJob, LibraryRow, OnEvent, run_local, work_on
 from tasks.mlflow_store import CHAMPION_URI
@@ -77,16 +77,12 @@ def score_library(
         log.info("%s: written to less than %g s ago, waits for the next run", name, min_age_s)
     for item in listing.unreadable:
         log.warning("%s: unreadable: %s", item.name, item.reason)
-    options = LibraryOptions(
-        any_model=paths is None if any_model is None else any_model,
-        retry_quarantined=retry_quarantined,
-        workers=workers,
-        num_batches=workers * BATCHES_A_WORKER if runner == "dask" else None,
-        num_threads=1 if runner == "dask" and address != LOCAL else None,
-    )
+    again = paths is None if any_model is None else any_model
+    dask = address if runner == "dask" else None
+    options = options_of(workers, dask, any_model=again, retry=retry_quarantined)
     with _make_runner(runner, workers, address, slurm) as run:
         find_model = functools.partial(_find_model, settings, model)
-        report = library.score_library(listing, settings.root / out, find_model, run, options, _Sayer(log))
+        report = run_library(listing, settings.root / out, find_model, run, options, _Sayer(log))
     log.info("%s", ", ".join(f"{count} {status}" for status, count in report.counts().items()))
     return report.counts()
 

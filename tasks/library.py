@@ -21,7 +21,6 @@ from tasks.ledger import LEASE_S, Ledger, Recipe
 from tasks.library_index import forget_gone, write_index
 from tasks.library_listing import Listing, Place, UnreadablePlace, group_alike
 from tasks.library_work import (
-    SCORING_VERSION,
     Batch,
     Event,
     LibraryJob,
@@ -36,6 +35,8 @@ from tasks.watchdog import Limits
 
 _log = logging.getLogger(__name__)
 _POLL_S = 1.0
+# Few enough for Prefect's sqlite, enough that no worker waits long for the last one.
+BATCHES_A_WORKER = 8
 
 
 class Runner(Protocol):
@@ -68,6 +69,30 @@ class LibraryOptions:
             raise ParamsError(f"threshold {self.threshold}: must be 0 to 1")
         if self.workers < 1:
             raise ParamsError(f"workers {self.workers}: must be at least 1")
+
+
+def options_of(
+    workers: int,
+    address: str | None,
+    *,
+    threshold: float | None = None,
+    memory_gib: float = Limits.memory_gib,
+    any_model: bool = False,
+    retry: bool = False,
+) -> LibraryOptions:
+    """Return the options for a runner.
+
+    address: of a Dask scheduler, "local" or "slurm"; None for child processes of this machine
+    """
+    return LibraryOptions(
+        threshold=threshold,
+        limits=Limits(memory_gib=memory_gib),
+        any_model=any_model,
+        retry_quarantined=retry,
+        workers=workers,
+        num_batches=None if address is None else workers * BATCHES_A_WORKER,
+        num_threads=None if address in (None, "local") else 1,
+    )
 
 
 @dataclass(frozen=True)
@@ -311,6 +336,3 @@ class _Meter:
             time.monotonic() - self._start_s,
             row,
         )
-
-
-__all__ = ["SCORING_VERSION", "LibraryOptions", "LibraryProgress", "LibraryReport", "Runner", "score_library"]

@@ -21,7 +21,6 @@ from tasks.library import Runner
 from tasks.library_work import Batch, Event, LibraryJob, OnEvent, work_on
 
 LOCAL, SLURM = "local", "slurm"
-BATCHES_A_WORKER = 8
 _CONNECT_S = 30
 # A worker ends with its SLURM job's time; that its batch was begun before is then no sign of a bad batch.
 _CONFIG = {"distributed.scheduler.allowed-failures": 1000, "distributed.comm.timeouts.connect": f"{_CONNECT_S}s"}
@@ -136,6 +135,3 @@ def extra(name: str) -> Any:
         raise MissingExtra(
             f"{name} is not installed: pip install -c constraints.txt -e '.[cluster]', or use --runner local"
         ) from None
-
-
-__all__ = ["BATCHES_A_WORKER", "LOCAL", "SLURM", "SlurmJob", "dask_client", "dask_scheduler", "run_on", "slurm_cluster"]

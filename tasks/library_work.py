@@ -249,8 +249,8 @@ def score_in_child(job: LibraryJob, child: WatchedChild, stopped: Callable[[], N
             stopped()
             on_tick()
 
-        request = {"path": str(place.path), "name": place.name, "video_id": content[:16], "out": str(out)}
-        request |= {"threshold": job.threshold, "model": asdict(job.identity)}
+        names = {"path": str(place.path), "name": place.name, "video_id": content[:16], "out": str(out)}
+        request = {**names, "threshold": job.threshold, "model": asdict(job.identity)}
         return child.score(request, place.num_bytes, on_fraction, tick)
 
     return score

@@ -163,8 +163,7 @@ def _write(
     from tasks.scored_files import write_video
 
     row = write_video(item, video_id, output, out, video, identity)
-    status = "partial" if reason else "scored"
-    return Outcome(status, reason, output, row.duration_s, row.num_spans, row.highlight_s)
+    return Outcome("partial" if reason else "scored", reason, output, row.duration_s, row.num_spans, row.highlight_s)
 
 
 def _jobs() -> Iterator[dict[str, Any]]:
