@@ -112,7 +112,7 @@ def run_on(client: Any) -> Runner:
         told: Mapping[str, Any] = job.to_json()
         futures = {client.submit(work_on, told, batch, pure=False): batch for batch in batches}
         try:
-            for future in distributed.as_completed(futures):
+            for future in distributed.as_completed(futures, loop=client.loop):
                 tell(futures[future], future.result(), on_event)
         finally:
             client.cancel(list(futures))
