@@ -52,6 +52,27 @@ class Highlights:
     note: str
 
 
+def rows_of(found: Highlights) -> list[dict[str, Any]]:
+    """Return the spans as they stand in `spans.json`: without a category they are written as before there was one."""
+    rows: list[dict[str, Any]] = []
+    for span, category in zip(found.spans, found.categories, strict=True):
+        row: dict[str, Any] = {"start_s": span.start_s, "end_s": span.end_s, "score": span.score}
+        if category is not None:
+            row |= {"category": category.name, "category_probability": category.probability}
+        rows.append(row)
+    return rows
+
+
+def asked_of(params: SelectionParams) -> dict[str, Any] | None:
+    """Return what `params` ask for beyond the model's own, as JSON, None for nothing: a rerun compares it.
+
+    The threshold is left out; results hold it by itself.
+    """
+    if is_plain(params):
+        return None
+    return params.model_dump(mode="json", exclude_none=True, exclude={"threshold"})
+
+
 def selection_of(options: Mapping[str, Any], model: SpanRules) -> SelectionParams:
     """Return settled params from options (see OPTIONS); what is None or missing is the model's own or not asked for.
 

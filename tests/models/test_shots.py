@@ -121,6 +121,13 @@ def test_of_two_cuts_in_one_blink_the_greater_stays() -> None:
     assert list(shot_boundaries(((i / 25, frame) for i, frame in enumerate(frames)), apart)) == [10 / 25, 14 / 25]
 
 
+def test_a_cut_beside_another_is_found() -> None:
+    black, red, white = (np.full((8, 8, 3), level, np.uint8) for level in ((0, 0, 0), (200, 30, 30), (250, 250, 250)))
+    frames = [black] * 10 + [red] * 2 + [white] * 20
+    params = ShotsParams(min_shot_s=0.0)
+    assert list(shot_boundaries(((i / 25, frame) for i, frame in enumerate(frames)), params)) == [10 / 25, 12 / 25]
+
+
 def test_features_have_cuts_too_and_their_length_means_nothing() -> None:
     rng = np.random.default_rng(0)
     shots = rng.normal(size=(4, 32))

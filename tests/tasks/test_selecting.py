@@ -1,5 +1,6 @@
 """From what a user asks for to highlights with categories, on real and on drawn footage."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,9 @@ from models.spans import ScoreTrack
 from models.video import Sampling, iterate_frames
 from tasks.selecting import (
     OPTIONS,
+    asked_of,
     is_plain,
+    rows_of,
     select_highlights,
     selection_of,
     shots_within,
@@ -62,6 +65,14 @@ def test_options_that_make_no_sense_are_refused_in_one_line(options: dict[str, A
     assert "\n" not in str(raised.value)
 
 
+def test_what_is_written_is_as_before_where_nothing_new_is_asked_for() -> None:
+    plain = select_highlights(track([0.9]), selection_of({}, MODEL))
+    assert json.dumps(rows_of(plain)) == json.dumps([{"start_s": 0.0, "end_s": 1.0, "score": plain.spans[0].score}])
+    assert asked_of(selection_of({"threshold": 0.2}, MODEL)) is None
+    asked = [asked_of(selection_of({"top": k}, MODEL)) for k in (1, 1, 2)]
+    assert json.loads(json.dumps(asked[0])) == asked[1] != asked[2]
+
+
 def test_highlights_come_with_their_categories() -> None:
     scored = track([0.9, 0.9, 0.0, 0.0, 0.8, 0.8])
     builder = EmbeddingTrackBuilder(1.0)
@@ -69,6 +80,7 @@ def test_highlights_come_with_their_categories() -> None:
     categoriser = from_prompts({"funny": np.array([[1.0, 0]]), "action": np.array([[0, 1.0]])}, 20.0)
     found = select_highlights(scored, selection_of({}, MODEL), builder.build(), categoriser)
     assert [category.name for category in found.categories if category] == ["funny", "action"]
+    assert list(rows_of(found)[0]) == ["start_s", "end_s", "score", "category", "category_probability"]
     assert select_highlights(scored, selection_of({}, MODEL)).categories == (None, None)
     nothing = select_highlights(None, selection_of({"snap": 1.0}, MODEL), find_shots=lambda _: [])
     assert (nothing.spans, nothing.categories) == ((), ())
