@@ -152,8 +152,8 @@ def _means(values: npt.NDArray[np.float32], axis: int) -> npt.NDArray[np.float32
     first = np.arange(SIDE) * length // SIDE
     counts = np.maximum(np.diff(np.append(first, length)), 1).astype(np.float32)
     sums = np.add.reduceat(values, first, axis=axis)
-    means: npt.NDArray[np.float32] = sums / counts.reshape([SIDE if place == axis else 1 for place in range(3)])
-    return means
+    means = sums / counts.reshape([SIDE if place == axis else 1 for place in range(3)])
+    return means.astype(np.float32)
 
 
 def shot_boundaries(
