@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.errors import ShapeError, VideoError
+from models.seeking import keyframe_times
 from models.shots import (
     CutFinder,
     FeatureShotDetector,
     ShotDetector,
     ShotsParams,
     colours,
-    keyframe_times,
     shot_boundaries,
     shots_of_file,
 )
@@ -184,6 +184,23 @@ def test_keyframes_are_told_in_order(tmp_path: Path) -> None:
 def test_keyframes_count_from_the_first_frame(tmp_path: Path, make_video: Callable[..., Path]) -> None:
     path = make_video(tmp_path / "late.mkv", range(5000, 7000, 100), options={"g": "5", "keyint_min": "5"})
     assert keyframe_times(path) == pytest.approx([0.0, 0.5, 1.0, 1.5], abs=1e-6)
+
+
+def test_keyframes_of_odd_files_are_told_or_refused() -> None:
+    if not REAL.is_dir():
+        pytest.skip("no ../shared/data")
+    told = refused = 0
+    for path in sorted((REAL / "odd_media").iterdir()):
+        try:
+            found = keyframe_times(path)
+        except VideoError:
+            refused += 1
+            continue
+        told += 1
+        assert found == sorted(set(found))
+        assert all(0 <= time_s < 600 for time_s in found)
+    assert told > 50
+    assert refused > 10
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (3, 200, 3), (480, 640, 3), (17, 16, 3)])
