@@ -6,9 +6,9 @@ The change is measured on a thumbnail of colours, the mean absolute difference o
 samples that the model gets will do and nothing is decoded twice; and the mean of the surroundings leaves out the
 largest of them, so that a cut beside another is found. The package itself brings its own OpenCV, and reads files.
 
-Keyframes (models/seeking.py) will do for boundaries too, and cost no decoding: encoders put one at most cuts, and at
-fixed distances besides. Memory is constant: a thumbnail and a few numbers. Knows pictures and seconds; where given features in place of
-pictures, their cosine distance is the change.
+Keyframes (models/seeking.py) will do for boundaries too and cost next to no decoding: encoders put one at many cuts,
+and at fixed distances besides. Memory is constant: a thumbnail and a few numbers. Knows pictures and seconds; where
+given features in place of pictures, their cosine distance is the change.
 """
 
 from collections import deque
