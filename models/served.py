@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from models.category import CATEGORIES_FILE, Categoriser, load_categories
+from models.category import Categoriser, copy_categories, load_categories
 from models.encoder import load_weights, save_weights
 from models.engines import Engine, load_engine, read_record
 from models.engines.base import RECORD_FILE
@@ -111,7 +111,7 @@ def save_served(
         write_json(temporary / SPEC_FILE, spec.to_json())
         save_weights(temporary / _HEAD_FILE, head)
         if categories is not None:
-            shutil.copyfile(categories / CATEGORIES_FILE, temporary / CATEGORIES_FILE)
+            copy_categories(categories, temporary, spec.encoder.embed_dim)
 
 
 def load_served(folder: Path, batch_size: int = DEFAULT_BATCH_SIZE) -> ServedModel:

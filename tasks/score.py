@@ -26,12 +26,9 @@ from typing import Literal, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from models.category import Categoriser
 from models.decoding import DEFAULT_OPTIONS, DecodeOptions
-from models.embedding_track import EmbeddingTrack, EmbeddingTrackBuilder
 from models.errors import ParamsError, VideoBreaks, VideoError
 from models.files import hash_file
-from models.seeking import iterate_between
 from models.spans import ScoreTrack
 from models.video import Sampling, frames_of, iterate_pictures, survey
 from tasks.energy import EnergyCounter, EnergyMeter
@@ -52,7 +49,7 @@ from tasks.scored_files import (
     write_index,
     write_video,
 )
-from tasks.selecting import select_highlights, shots_within
+from tasks.selecting import HighlightFinder
 from tasks.thumbnails import MAX_HEIGHT_PX, MAX_KEPT, MAX_WIDTH_PX, ThumbnailReel, choose_times
 from tasks.timeline import num_thumbnails
 
@@ -73,8 +70,6 @@ __all__ = [
 ]
 Outcome = Literal["", "scored", "kept", "rejected"]
 ItemT = TypeVar("ItemT")
-_LOOK_S = 1.0  # what a video looks like is kept for every so many seconds
-_SHOT_FPS, _SHOT_SIDE = 30.0, 64  # of frames in which shot boundaries are sought
 
 
 class ScoringSpec(Protocol):
@@ -139,8 +134,8 @@ def score_video_file(
     info, missing = survey(path)
     if missing and not allow_partial:
         raise VideoError(f"{path.name}: {missing}")
-    categoriser: Categoriser | None = getattr(model, "categoriser", None)
-    looks = _Looks(bool(categoriser) or settings.selection.needs_embeddings, on_features)
+    finder = HighlightFinder(settings.selection, getattr(model, "categoriser", None))
+    see = finder.on_features if on_features is None else _both(finder.on_features, on_features)
     sampling = model.spec.sampling
     reel = ThumbnailReel(stride=math.ceil(info.duration_s * sampling.fps / MAX_KEPT))
     breaks: list[VideoBreaks] = []
@@ -154,20 +149,18 @@ def score_video_file(
             duration_s=lambda: breaks[0].reached_s if breaks else info.duration_s,
             batch_size=batch_size,
             on_times=_as_fraction(on_fraction, info.duration_s),
-            on_features=looks.add,
+            on_features=see,
         )
     else:
         looker = Looker(
-            model, path, sampling, info.duration_s, options, batch_size, looks.add, functools.partial(_keep, reel)
+            model, path, sampling, info.duration_s, options, batch_size, see, functools.partial(_keep, reel)
         )
         if settings.mode == "keyframes":
             closer = keyframe_track(looker)
         else:
             closer = cascade_track(looker, settings.threshold, settings.cascade, on_fraction)
         track = closer.track
-    found = select_highlights(
-        track, settings.selection, looks.build(), categoriser, lambda near: _shots(path, near, options)
-    )
+    found = finder.finish(track, path)
     shown = reel.at(choose_times(track, found.spans, num_thumbnails(info.width / info.height)))
     partial = (str(breaks[0]).removeprefix(f"{path.name}: ")) if breaks else missing
     return ScoredVideo(
@@ -183,31 +176,16 @@ def score_video_file(
     )
 
 
-class _Looks:
-    """What a video looks like over time, kept where somebody asks for it, and passed on."""
+def _both(first: OnFeatures, second: OnFeatures) -> OnFeatures:
+    def call(times_s: npt.NDArray[np.float64], features_ND: npt.NDArray[np.float32]) -> None:
+        first(times_s, features_ND)
+        second(times_s, features_ND)
 
-    def __init__(self, is_wanted: bool, on_features: OnFeatures | None) -> None:
-        self._builder = EmbeddingTrackBuilder(_LOOK_S) if is_wanted else None
-        self._on_features = on_features
-
-    def add(self, times_s: npt.NDArray[np.float64], features_ND: npt.NDArray[np.float32]) -> None:
-        if self._builder:
-            self._builder.add(times_s, features_ND)
-        if self._on_features:
-            self._on_features(times_s, features_ND)
-
-    def build(self) -> EmbeddingTrack | None:
-        return self._builder.build() if self._builder else None
+    return call
 
 
 def _keep(reel: ThumbnailReel, time_s: float, picture: Callable[[int, int], npt.NDArray[np.uint8]]) -> None:
     reel.add(time_s, functools.partial(picture, MAX_WIDTH_PX, MAX_HEIGHT_PX))
-
-
-def _shots(path: Path, near: Sequence[tuple[float, float]], options: DecodeOptions) -> list[float]:
-    """Return the shot boundaries in the stretches `near`, seconds."""
-    sampling = Sampling(_SHOT_FPS, _SHOT_SIDE)
-    return shots_within(near, lambda start_s, end_s: iterate_between(path, sampling, start_s, end_s, options))
 
 
 def score_track_of_file(

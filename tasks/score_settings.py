@@ -11,7 +11,7 @@ from models.cascade import CascadeParams
 from models.errors import ParamsError
 from models.params import parse_section
 from models.selection import SelectionParams, SpanRules
-from tasks.selecting import is_plain, selection_of
+from tasks.selecting import asked_of, selection_of
 
 Mode = Literal["exact", "keyframes", "cascade"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -41,9 +41,8 @@ class ScoreSettings:
         asked: dict[str, Any] = {} if self.mode == "exact" else {"mode": self.mode}
         if self.mode == "cascade":
             asked["cascade"] = self.cascade.model_dump()
-        if not is_plain(self.selection):
-            asked["selection"] = self.selection.model_dump(exclude_none=True)
-        return asked
+        selection = asked_of(self.selection)
+        return asked | ({} if selection is None else {"selection": selection})
 
 
 def settings_of(options: Mapping[str, Any], model: SpanRules) -> ScoreSettings:

@@ -20,6 +20,7 @@ from models.spans import ScoreTrack, Span, total_duration_s
 from tasks.footage import Footage, printable
 from tasks.score_cascade import CascadeResult
 from tasks.score_settings import ScoreSettings
+from tasks.selecting import Highlights, rows_of
 from tasks.thumbnails import Thumbnail
 from tasks.timeline import draw_timeline
 
@@ -228,13 +229,7 @@ def write_video(
 
 def span_rows(video: ScoredVideo) -> list[dict[str, Any]]:
     """Return a JSON object for each span; its category only where it has one."""
-    rows: list[dict[str, Any]] = [
-        {"start_s": span.start_s, "end_s": span.end_s, "score": span.score} for span in video.spans
-    ]
-    for row, category in zip(rows, video.categories or [None] * len(rows), strict=True):
-        if category is not None:
-            row |= {"category": category.name, "category_probability": category.probability}
-    return rows
+    return rows_of(Highlights(video.spans, video.categories or (None,) * len(video.spans), video.note))
 
 
 def _asked(video: ScoredVideo) -> dict[str, Any]:
