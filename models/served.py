@@ -20,6 +20,7 @@ from models.errors import EngineError, ShapeError
 from models.files import replacing_folder, write_json
 from models.highlighter import SPEC_FILE, HighlighterSpec, build_head, build_tower, load_spec, score_logits
 from models.spans import ScoreTrack
+from models.streaming import HeadTrack, TrackStream
 from models.video import SampledVideo
 
 _HEAD_FILE = "head.safetensors"
@@ -71,6 +72,10 @@ class ServedModel:
         """Return the calibrated scores of T frames of one video from their features; times and duration in seconds."""
         scores = self.spec.calibration.apply(self.score_logits(features_TD, times_s))
         return ScoreTrack(times_s, scores, duration_s)
+
+    def start_track(self) -> TrackStream:
+        """Return a track that takes features as they come, and says what `score_track` says of all at once."""
+        return HeadTrack(self.head, self.spec.window, self.spec.calibration)
 
     def score_logits(
         self, features_TD: npt.NDArray[np.float32], times_s: npt.NDArray[np.float64]

@@ -22,8 +22,8 @@ from tasks.sample.make import make_sample
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = [
-    "ingest", "validate", "frames", "pretrain", "embed", "train", "prune", "ladder", "compile", "evaluate", "gate",
-    "report",
+    "ingest", "validate", "frames", "pretrain", "embed", "train", "prune", "ladder", "categorise", "compile",
+    "evaluate", "gate", "report",
 ]  # fmt: skip
 # What a clock, a meter or a page with times writes; everything else must be the same bytes.
 MEASURED = (
