@@ -107,7 +107,7 @@ def compiled(subject: Subject, dtype: torch.dtype) -> Ready:
         function = torch.compile(module, options=INDUCTOR)
 
     def call(frames_NHWC: torch.Tensor) -> torch.Tensor:
-        torch._dynamo.maybe_mark_dynamic(frames_NHWC, 0)  # type: ignore[no-untyped-call]
+        torch._dynamo.maybe_mark_dynamic(frames_NHWC, 0)
         with quiet_compiler():
             features_ND: torch.Tensor = function(frames_NHWC)
         return features_ND
@@ -150,13 +150,12 @@ def sparse(subject: Subject, dtype: torch.dtype) -> Ready:
     pruned = frames_tower(subject.tower, torch.float32).tower
     linears = [name for name, module in pruned.named_modules() if isinstance(module, nn.Linear) and ".mlp." in name]
     for name in linears:
-        weight = pruned.get_submodule(name).weight
+        weight = pruned.get_parameter(f"{name}.weight")
         weight.copy_(keep_two_of_four(weight))
     module = frames_tower(pruned, dtype, subject.device)
     for name in linears:
-        linear = module.tower.get_submodule(name)
-        halved = to_sparse_semi_structured(linear.weight.detach().contiguous())  # type: ignore[operator]
-        linear.weight = nn.Parameter(halved, requires_grad=False)
+        halved = to_sparse_semi_structured(module.tower.get_parameter(f"{name}.weight").detach().contiguous())
+        module.tower.get_submodule(name).weight = nn.Parameter(halved, requires_grad=False)
     return Ready(module, pruned)
 
 
