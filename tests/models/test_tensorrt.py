@@ -20,7 +20,7 @@ AHEAD_OF_TIME = pytest.mark.skipif(
     torch.cuda.is_available() or importlib.util.find_spec("tensorrt_rtx") is None,
     reason="building ahead of time needs the package of herdlight[tensorrt] and no CUDA in torch",
 )
-FRAMES = np.random.default_rng(0).integers(0, 256, (8, SIDE, SIDE, 3), np.uint8)
+FRAMES = np.random.default_rng(0).integers(0, 256, (32, SIDE, SIDE, 3), np.uint8)
 # Two blocks of qkv, out and the two products of the MLP, and the projection at the end.
 NUM_PRODUCTS = 9
 
@@ -80,6 +80,9 @@ class _WithoutProducts(nn.Module):
 def test_what_cannot_be_quantised_is_one_line(source: TowerSource, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="int8: no train frames to calibrate with; add train videos"):
         build_engine("tensorrt-int8", source.tower, tmp_path / "engine", SIDE, "int8")
+    few = TowerSource(source.tower, SIDE, tmp_path / "few", lambda: FRAMES[:5])
+    with pytest.raises(EngineError, match="fp8: 5 frames to calibrate with, needs 32; add train videos"):
+        build_engine_from("tensorrt-fp8", few, tmp_path / "engine", "fp8")
     plain = TowerSource(_WithoutProducts(), SIDE, tmp_path / "graphs", lambda: FRAMES)
     with pytest.raises(EngineNotPossible, match="fp8: the tower has no product with weights"):
         build_engine_from("tensorrt-fp8", plain, tmp_path / "engine", "fp8")
