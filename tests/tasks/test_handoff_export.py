@@ -38,7 +38,7 @@ from tests.handoff_files import read_frames, write_result, write_video
 ROOT = Path(__file__).resolve().parents[2]
 HOSTILE = "-x <img src=x onerror=alert(1)> \"q\" 'é' #1 %41 &amp; 北.mp4"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-TABLES = ["json", "csv", "parquet", "vtt"]
+TABLES = ["json", "csv", "parquet", "vtt", "timeline"]
 # What https://camtrap-dp.tdwg.org/data asks of the fields that are filled; all others may be empty text.
 TIME = {"type": "datetime", "format": "%Y-%m-%dT%H:%M:%S%z", "constraints": {"required": True}}
 KEY = {"type": "string", "constraints": {"required": True, "unique": True}}
@@ -239,6 +239,14 @@ def test_a_missing_and_a_changed_video_are_rows_and_the_others_go_on(scene, tmp_
     assert len(report.files["clips"]) == 2
     assert "no picture of this moment" in (tmp_path / "out" / "highlights.html").read_text()
     assert json.loads((tmp_path / "out" / "export.json").read_text())["rejected"][0]["video"] == "b.mp4"
+
+
+def test_a_timeline_picture_that_is_gone_is_a_row(scene, tmp_path):
+    shutil.copytree(scene / "results", tmp_path / "r")
+    (tmp_path / "r" / "b.timeline.png").unlink()
+    report = export_results(tmp_path / "r", [], tmp_path / "out", ["timeline"])
+    assert report.files["timeline"] == ("videos/-x.timeline.png", "videos/quiet.timeline.png")
+    assert [row.video for row in report.rejected] == ["b.mp4"]
 
 
 def test_tables_need_no_footage(scene, tmp_path):
