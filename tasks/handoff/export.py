@@ -140,6 +140,8 @@ def export_results(
     job = _Job(out, scored, options or ExportOptions(), results, on_progress, rejected=list(damaged))
     if any(FORMATS[name].needs_footage for name in wanted):
         _find_footage(job, FootageIndex(footage))
+    if partial := [video.video for video in scored if video.partial]:
+        _note(job, f"{len(partial)} videos were read in part, and only that is handed on (first: {partial[0]})")
     out.mkdir(parents=True, exist_ok=True)
     files = {}
     for name in wanted:

@@ -20,6 +20,7 @@ from PIL import Image
 
 from models.errors import DataError, ParamsError
 from models.files import hash_file
+from models.video import survey
 from tasks.handoff.camtrap import Recording, recording_of, safe_path, write_camtrap
 from tasks.handoff.export import (
     FORMATS,
@@ -239,6 +240,24 @@ def test_a_missing_and_a_changed_video_are_rows_and_the_others_go_on(scene, tmp_
     assert len(report.files["clips"]) == 2
     assert "no picture of this moment" in (tmp_path / "out" / "highlights.html").read_text()
     assert json.loads((tmp_path / "out" / "export.json").read_text())["rejected"][0]["video"] == "b.mp4"
+
+
+def test_of_a_video_that_breaks_off_its_beginning_is_handed_on(tmp_path):
+    video = write_video(tmp_path / "f" / "v.mkv", 100, has_sound=False, gop=10)
+    result = write_result(tmp_path / "r", video, [{"start_s": 0.4, "end_s": 1.2}])
+    video.write_bytes(video.read_bytes()[: video.stat().st_size * 6 // 10])
+    info, missing = survey(video)
+    assert missing
+    content = json.loads(result.read_text())
+    content |= {"video_id": hash_file(video)[:16], "partial": missing}
+    result.write_text(json.dumps(content))
+    report = export_results(tmp_path / "r", [tmp_path / "f"], tmp_path / "out", ["json", "clips", "otio", "html"])
+    assert report.rejected == ()
+    assert "1 videos were read in part" in report.notes[0]
+    assert len(read_frames(tmp_path / "out" / report.files["clips"][0])) == 20
+    assert json.loads((tmp_path / "out" / "highlights.json").read_text())["videos"][0]["partial"] == missing
+    assert f"read in part: {html.escape(missing)}" in (tmp_path / "out" / "highlights.html").read_text()
+    assert 1.2 < info.duration_s < 3.9
 
 
 def test_a_timeline_picture_that_is_gone_is_a_row(scene, tmp_path):
