@@ -18,20 +18,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.errors import DataError, ParamsError
 from models.files import hash_file
 from models.video import survey
 from tasks.handoff.camtrap import Recording, recording_of, safe_path, write_camtrap
-from tasks.handoff.export import (
-    FORMATS,
-    ExportOptions,
-    choose_formats,
-    export_results,
-    parse_place,
-    parse_starts,
-    require_separate,
-)
+from tasks.handoff.export import FORMATS, export_results
 from tasks.handoff.media import load_handoff
+from tasks.handoff.options import ExportOptions, parse_place, parse_starts
 from tasks.handoff.pictures import take_picture, write_contact_sheet
 from tasks.handoff.values import FootageIndex, read_results
 from tests.handoff_files import read_frames, write_result, write_video
@@ -376,31 +368,3 @@ def test_a_kill_leaves_no_half_file_and_the_next_run_finishes(tmp_path):
     report = export_results(tmp_path / "r", [tmp_path / "f"], out, ["clips", "reel"])
     assert len(report.files["clips"]) == 9
     assert report.rejected == ()
-
-
-def test_formats_are_named_once_in_their_order():
-    assert choose_formats(["csv,json", "vtt"]) == ["json", "csv", "vtt"]
-    assert choose_formats(["all"]) == list(FORMATS)
-    with pytest.raises(ParamsError, match="'avi' is no format; there are json"):
-        choose_formats(["json,avi"])
-    with pytest.raises(ParamsError, match="no format was named"):
-        choose_formats([","])
-
-
-@pytest.mark.parametrize("text", ["a.mp4", "a.mp4=noon", "a.mp4=2026-01-01T00:00:00", "=2026-01-01T00:00:00Z"])
-def test_a_start_without_video_or_zone_is_refused(text):
-    with pytest.raises(ParamsError, match="must be VIDEO=TIME with a zone"):
-        parse_starts([text])
-
-
-@pytest.mark.parametrize("text", ["here", "91,0", "0,181", "1", "nan,0", "1,2,3"])
-def test_a_place_off_the_earth_is_refused(text):
-    with pytest.raises(ParamsError, match="LATITUDE,LONGITUDE"):
-        parse_place(text)
-
-
-def test_results_are_not_written_into_themselves(scene):
-    with pytest.raises(DataError, match="choose another --out"):
-        require_separate(scene / "results", scene / "results")
-    with pytest.raises(DataError, match="not a folder"):
-        require_separate(scene / "results", scene / "footage" / "b.mp4" / "x")
