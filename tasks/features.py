@@ -6,7 +6,6 @@ be read is a rejected row with its reason and the others go on. Names and arrays
 `tasks.feature_files`'s; how a tower is found is `models.feature_tower`'s.
 """
 
-import tempfile
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from tasks.feature_files import (
     save_features,
     stored_fps,
     told,
+    working_folder,
     writing_rows,
 )
 from tasks.footage import Footage, printable
@@ -164,11 +164,10 @@ def extract_video(
         kept = _kept_row(tower, item, options, say)
         if kept is not None:
             return kept
-        options.folder.mkdir(parents=True, exist_ok=True)
     show = _sayer(texts, say) if texts is not None else lambda _row, _times: None
     place = None if options.on_extraction == "print" else options.folder
-    with tempfile.TemporaryDirectory(prefix=".features.", suffix=".part", dir=place) as temporary:
-        rows = Path(temporary) / "rows.npy"
+    with working_folder(place) as temporary:
+        rows = temporary / "rows.npy"
         times_ms, fps = extract_to_file(tower, item.path, options, rows, show)
         if options.on_extraction == "print":
             features = np.load(rows, mmap_mode="r", allow_pickle=False)
