@@ -1,8 +1,8 @@
 """Features of every frame, or of regular instants, of many videos, in the files that video_features writes.
 
-For each video one frame after the other is decoded, prepared, embedded and written; nothing grows with its length but
-eight bytes a row of timestamps. What is finished and opens is kept; what is damaged is made again. A video that cannot
-be read is a rejected row with its reason and the others go on. Names and arrays of the files are
+For each video frames are decoded and prepared in one thread, embedded and written in another; nothing grows with its
+length but eight bytes a row of timestamps. What is finished and opens is kept; what is damaged is made again. A video
+that cannot be read is a rejected row with its reason and the others go on. Names and arrays of the files are
 `tasks.feature_files`'s; how a tower is found is `models.feature_tower`'s.
 """
 
@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from models.channel import made_ahead
 from models.errors import ParamsError, VideoError
 from models.feature_tower import FeatureTower, TextLogits
 from models.shown import batched, iterate_shown
@@ -126,9 +127,10 @@ def extract_to_file(
     total = options.extraction_total
     fps = options.extraction_fps if total is None else total / info.duration_s
     times_ms = array("d")
-    with writing_rows(rows_path, tower.spec.embed_dim) as writer:
-        shown = iterate_shown(path, fps, tower.resize, exact=options.exact_resize)
-        rows = batched(shown, options.batch_size, tower.embed)
+    shown = iterate_shown(path, fps, tower.resize, exact=options.exact_resize)
+    ahead = made_ahead(shown, num_ahead=options.batch_size, name="herdlight-features")
+    with writing_rows(rows_path, tower.spec.embed_dim) as writer, ahead as frames:
+        rows = batched(frames, options.batch_size, tower.embed)
         if total is not None and fps is not None:
             rows = _exactly(rows, total, fps)
         for times_s, feature in rows:
