@@ -115,6 +115,6 @@ def _print_rejected(rejected: Sequence[RejectedRow], console: Console) -> None:
     table = Table(title="Rejected", title_justify="left")
     table.add_column("video", overflow="fold")
     table.add_column("why", overflow="fold")
-    for row in rejected:
+    for row in sorted(rejected, key=lambda row: row.video):
         table.add_row(Text(row.video), Text(row.reason))
     console.print(table)

@@ -30,7 +30,7 @@ from tasks.footage import list_footage
 from tasks.shell import one_line_errors, progress_bar
 
 NAME = "feature_parity"
-MAX_FRAMES = 20
+MAX_FRAMES = 8
 QUICK_VIDEOS = 4
 Pixels = npt.NDArray[np.uint8]
 Features = npt.NDArray[np.float32]

@@ -93,9 +93,17 @@ class FeatureTower:
 
     @torch.inference_mode()
     def embed(self, frames_NHWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Return features float32 [N, D] of uint8 RGB frames [N, S, S, 3], as the tower gives them: not normalised."""
-        pixels = to_pixels(torch.from_numpy(frames_NHWC).to(self.device))
-        features: npt.NDArray[np.float32] = self.tower(pixels).float().cpu().numpy()
+        """Return features float32 [N, D] of uint8 RGB frames [N, S, S, 3], as the tower gives them: not normalised.
+
+        Raises ModelError where the device has not the memory for so many frames at a time.
+        """
+        try:
+            pixels = to_pixels(torch.from_numpy(frames_NHWC).to(self.device))
+            features: npt.NDArray[np.float32] = self.tower(pixels).float().cpu().numpy()
+        except torch.OutOfMemoryError:
+            raise ModelError(
+                f"{self.spec.name}: {len(frames_NHWC)} frames at a time do not fit into {self.device}; lower batch_size"
+            ) from None
         return features
 
     @torch.inference_mode()

@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 from models.decoding import displayed_frames, displayed_pixels, displayed_size, opened, rotation_deg, square_pixels
 from models.errors import VideoError
+from models.grid import GRID_TOLERANCE_S
 from models.reference_resize import ReferenceResize
-from models.video import GRID_TOLERANCE_S, MAX_FRAMES
+from models.video import MAX_FRAMES
 
 Pixels = npt.NDArray[np.uint8]
 ItemT = TypeVar("ItemT")

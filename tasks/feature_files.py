@@ -11,6 +11,11 @@ for those who want them and never read: a finished one is told by its first and 
 """
 
 import contextlib
+import os
+import platform
+import re
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -23,6 +28,7 @@ from tasks.footage import printable
 
 Suffix = Literal[".npy", ".pkl"]
 _MIN_PICKLE_BYTES = 20
+_WORK_PREFIX = ".features."
 
 
 def feature_folder(output: Path, feature_type: str, model_name: str) -> Path:
@@ -116,6 +122,38 @@ def _is_whole_pickle(path: Path) -> bool:
             return head[:1] == b"\x80" and 2 <= head[1] <= 5 and source.read() == b"."
     except OSError:
         return False
+
+
+@contextlib.contextmanager
+def working_folder(folder: Path | None) -> Iterator[Path]:
+    """Yield an empty folder in `folder`, made where it is missing, or in the system's own place where that is None."""
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    prefix = f"{_WORK_PREFIX}{_machine()}.{os.getpid()}."
+    with tempfile.TemporaryDirectory(prefix=prefix, suffix=".part", dir=folder) as made:
+        yield Path(made)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the working folders in `folder` of processes of this machine that were killed."""
+    for path in folder.glob(f"{_WORK_PREFIX}{_machine()}.*.part"):
+        number = path.name.removeprefix(f"{_WORK_PREFIX}{_machine()}.").partition(".")[0]
+        if number.isdigit() and not _is_running(int(number)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _machine() -> str:
+    return re.sub(r"[^\w-]", "-", platform.node())[:60] or "machine"
+
+
+def _is_running(number: int) -> bool:
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def told(path: Path) -> str:

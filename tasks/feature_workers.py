@@ -19,6 +19,7 @@ import torch
 
 from models.errors import HerdlightError, ParamsError
 from models.feature_tower import FeatureTower, TextLogits, TowerChoice, load_tower
+from tasks.feature_files import remove_leftovers
 from tasks.features import FeatureOptions, FeatureReport, FeatureRow, Say, extract_one, report_of
 from tasks.footage import Footage
 from tasks.scored_files import RejectedRow
@@ -59,6 +60,7 @@ def extract_all(
     on_done: called with the name of a video when it is done, from any thread
     Raises as `models.feature_tower.load_tower` does.
     """
+    remove_leftovers(options.folder)
     if len(devices) > 1:
         # What is wrong with the tower is told here once, and weights are in the cache before the processes ask.
         _load(choice, _CPU, options)

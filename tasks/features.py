@@ -1,12 +1,11 @@
 """Features of every frame, or of regular instants, of many videos, in the files that video_features writes.
 
-For each video one frame after the other is decoded, prepared, embedded and written; nothing grows with its length but
-eight bytes a row of timestamps. What is finished and opens is kept; what is damaged is made again. A video that cannot
-be read is a rejected row with its reason and the others go on. Names and arrays of the files are
+For each video frames are decoded and prepared in one thread, embedded and written in another; nothing grows with its
+length but eight bytes a row of timestamps. What is finished and opens is kept; what is damaged is made again. A video
+that cannot be read is a rejected row with its reason and the others go on. Names and arrays of the files are
 `tasks.feature_files`'s; how a tower is found is `models.feature_tower`'s.
 """
 
-import tempfile
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from models.channel import made_ahead
 from models.errors import ParamsError, VideoError
 from models.feature_tower import FeatureTower, TextLogits
 from models.shown import batched, iterate_shown
@@ -29,6 +29,7 @@ from tasks.feature_files import (
     save_features,
     stored_fps,
     told,
+    working_folder,
     writing_rows,
 )
 from tasks.footage import Footage, printable
@@ -126,9 +127,10 @@ def extract_to_file(
     total = options.extraction_total
     fps = options.extraction_fps if total is None else total / info.duration_s
     times_ms = array("d")
-    with writing_rows(rows_path, tower.spec.embed_dim) as writer:
-        shown = iterate_shown(path, fps, tower.resize, exact=options.exact_resize)
-        rows = batched(shown, options.batch_size, tower.embed)
+    shown = iterate_shown(path, fps, tower.resize, exact=options.exact_resize)
+    ahead = made_ahead(shown, num_ahead=options.batch_size, name="herdlight-features")
+    with writing_rows(rows_path, tower.spec.embed_dim) as writer, ahead as frames:
+        rows = batched(frames, options.batch_size, tower.embed)
         if total is not None and fps is not None:
             rows = _exactly(rows, total, fps)
         for times_s, feature in rows:
@@ -164,11 +166,10 @@ def extract_video(
         kept = _kept_row(tower, item, options, say)
         if kept is not None:
             return kept
-        options.folder.mkdir(parents=True, exist_ok=True)
     show = _sayer(texts, say) if texts is not None else lambda _row, _times: None
     place = None if options.on_extraction == "print" else options.folder
-    with tempfile.TemporaryDirectory(prefix=".features.", suffix=".part", dir=place) as temporary:
-        rows = Path(temporary) / "rows.npy"
+    with working_folder(place) as temporary:
+        rows = temporary / "rows.npy"
         times_ms, fps = extract_to_file(tower, item.path, options, rows, show)
         if options.on_extraction == "print":
             features = np.load(rows, mmap_mode="r", allow_pickle=False)

@@ -58,7 +58,7 @@ def test_help_names_every_command_without_loading_anything_heavy(tmp_path):
         text=True,
         check=True,
     )
-    for name in ("score", "evaluate", "train", "serve", "rollback", "gate", "doctor"):
+    for name in ("score", "features", "evaluate", "train", "serve", "rollback", "gate", "doctor"):
         assert f" {name} " in result.stdout
     imported = {line.rsplit("|", 1)[-1].strip() for line in result.stderr.splitlines()}
     assert "app.cli" in imported
@@ -67,7 +67,7 @@ def test_help_names_every_command_without_loading_anything_heavy(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["score", "evaluate", "train", "serve", "rollback", "gate", "doctor"])
+@pytest.mark.parametrize("name", ["score", "features", "evaluate", "train", "serve", "rollback", "gate", "doctor"])
 def test_every_command_has_help(name):
     result = RUNNER.invoke(command_line, [name, "--help"])
     assert result.exit_code == 0

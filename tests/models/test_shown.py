@@ -13,9 +13,9 @@ import models.torchvision_operators  # noqa: F401
 
 import torchvision.transforms as transforms  # isort: skip  (after models.torchvision_operators)
 from models.errors import ParamsError, VideoError
+from models.grid import GRID_TOLERANCE_S
 from models.reference_resize import ReferenceResize
 from models.shown import iterate_shown, shown_on_grid
-from models.video import GRID_TOLERANCE_S
 
 GAPS_MS = st.lists(st.integers(2, 900), min_size=1, max_size=40)
 
