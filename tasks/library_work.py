@@ -265,18 +265,20 @@ def work_on(job: Mapping[str, Any], batch: Batch) -> list[LibraryRow]:
     job: as `LibraryJob.to_json` gives it
     """
     made = LibraryJob.from_json(job)
-    if getattr(_kept, "job", None) != made:
+    kind = (made.model_folder, made.identity.sha256, made.limits, made.num_threads)
+    if getattr(_kept, "kind", None) != kind:
         forget_child()
-        _kept.job, _kept.child, _kept.ledger = made, child_of(made), Ledger(Path(made.out), made.lease_s)
+        _kept.kind, _kept.child = kind, child_of(made)
+    ledger = Ledger(Path(made.out), made.lease_s)
     score_file = score_in_child(made, _kept.child)
-    return [row for group in batch for row in score_group(made, _kept.ledger, group, score_file, lambda _: None)]
+    return [row for group in batch for row in score_group(made, ledger, group, score_file, lambda _: None)]
 
 
 def forget_child() -> None:
     """End the child that this thread keeps, where there is one."""
-    if getattr(_kept, "job", None) is not None:
+    if getattr(_kept, "kind", None) is not None:
         _kept.child.close()
-        _kept.job = None
+        _kept.kind = None
 
 
 class _StoppedError(Exception):
