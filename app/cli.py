@@ -75,6 +75,70 @@ def score(
             raise DataError(f"none of the videos could be scored; {out / 'rejected.json'} says why for each")
 
 
+@app.command(name="export")
+def export_(
+    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="The folder that `herdlight score` wrote.")],
+    out: Annotated[Path, typer.Option(help="Folder for what is written; made where it is missing.")],
+    footage: Annotated[
+        list[Path] | None,
+        typer.Option(help="A folder with the scored videos at any depth, or one video; may be given more than once."),
+    ] = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Comma-separated: json, csv, parquet, vtt, edl, otio, fcp7xml, fcpxml, llc, clips, reel, "
+            "timeline, contact-sheet, html, camtrap-dp, or all."
+        ),
+    ] = None,
+    start: Annotated[
+        list[str] | None,
+        typer.Option(metavar="VIDEO=TIME", help="When a video starts, ISO 8601 with its zone, for camtrap-dp."),
+    ] = None,
+    place: Annotated[
+        str | None,
+        typer.Option(metavar="LATITUDE,LONGITUDE", help="Where the videos were recorded, degrees, for camtrap-dp."),
+    ] = None,
+) -> None:
+    """Hand highlights on: tables, chapters, editing timelines, clips, one reel, a contact sheet, a page, Camtrap DP.
+
+    A video that is missing, is not the one that was scored, or cannot be read is rejected with its reason, and the
+    others go on. The exit status is 0 when at least one result was handed on, or there were none; else 1.
+    """
+    with _door():
+        from app.handoff import export_highlights
+
+        report = export_highlights(results, footage or [Path()], out, formats or ["all"], start or [], place)
+        if report.rejected and not any(report.files.values()):
+            raise DataError(f"nothing could be handed on; {out / 'export.json'} says why for each")
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def features(
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="Keys as below; --key VALUE means the same.")
+    ] = None,
+) -> None:
+    """Save what an image tower makes of every frame, in the files and with the words of video_features.
+
+    Videos: video_paths=PATH or "[A, B]", or file_with_video_paths=FILE. Tower: feature_type=clip|timm|resnet|onnx,
+    model_name=ViT-B/32. Rows: extraction_fps=1 or extraction_total=N, else every frame. Where: device=cuda:0,
+    device_ids="[0, 1]" or cpu=true; batch_size=32. What with it: on_extraction=print|save_numpy|save_pickle,
+    output_path=./output; show_pred=true, pred_texts="['a dog smiles', 'a woman is lifting']".
+
+    Of herdlight: pretrained=TAG of open_clip, weights=FILE.safetensors, FILE.onnx or a folder of stage pretrain,
+    architecture=NAME for model_name=custom, resize=reference|decoder. For onnx: image_size, mean, std, onnx_input,
+    onnx_output, channels=rgb|bgr.
+
+    Features that are there and open are kept. A video that cannot be read is rejected with its reason and the others
+    go on; the exit status is then 1.
+    """
+    with _door():
+        from app.features import extract_features
+
+        if not extract_features(words or []):
+            sys.exit(1)
+
+
 @app.command()
 def score_library(
     paths: Annotated[
@@ -200,9 +264,7 @@ def gate(
 
 @app.command()
 def ladder(
-    table: Annotated[Path, typer.Option(help="The table that `python -m tasks.ladder` wrote.")] = Path(
-        "build/ladder/ladder.json"
-    ),
+    table: Annotated[Path, typer.Option(help="The table that stage ladder wrote.")] = Path("build/ladder/ladder.json"),
 ) -> None:
     """Print the compression ladder: what each rung costs and saves, which one was chosen, and why."""
     with _door():

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from models.errors import DataError, ModelError, RegistryError
 from models.members import is_scorer_folder
+from tasks.energy import energy_counter
 from tasks.footage import list_footage
 from tasks.score import ModelIdentity, ScoreProgress, Scorer, ScoreReport, identify_model, score_videos
 from tasks.timeline import format_time
@@ -23,8 +24,10 @@ def score_footage(paths: list[Path], out: Path, model_uri: str, threshold: float
         if folder.exists() and not folder.is_dir():
             raise DataError(f"{folder}: not a folder; choose another --out")
     model, identity = _load_model(model_uri)
-    with scoring_progress(len(footage)) as on_progress:
-        report = score_videos(model, identity, footage, out, threshold=threshold, force=force, on_progress=on_progress)
+    with scoring_progress(len(footage)) as on_progress, energy_counter() as counter:
+        report = score_videos(
+            model, identity, footage, out, threshold=threshold, force=force, on_progress=on_progress, counter=counter
+        )
     print_report(report, out, Console())
     return report
 
@@ -98,6 +101,7 @@ def print_report(report: ScoreReport, out: Path, console: Console) -> None:
         table.add_column("results", overflow="fold")
         for row in report.scored:
             output = f"{row.output}.*" + (" (kept)" if row.kept else "")
+            output += f" (partial: {row.partial})" if row.partial else ""
             figures = (format_time(row.duration_s), str(row.num_spans), f"{row.highlight_s:.1f} s")
             table.add_row(Text(row.video), *figures, Text(output))
         console.print(table)

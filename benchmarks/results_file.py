@@ -29,6 +29,7 @@ _PACKAGES = (
     "numpy",
     "onnxruntime",
     "open_clip_torch",
+    "opencv-python-headless",
     "openvino",
     "prefect",
     "torch",

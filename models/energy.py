@@ -46,6 +46,10 @@ class Energy:
         """Total, kWh."""
         return self.cpu_kwh + self.gpu_kwh + self.ram_kwh
 
+    def wh_per_hour(self, duration_s: float) -> float:
+        """Return watt-hours for an hour of video, of which `duration_s` seconds (above 0) took this energy."""
+        return self.kwh * 1000 * 3600 / duration_s
+
     def to_json(self) -> dict[str, Any]:
         """Return the fields and the total as a JSON object."""
         return {**asdict(self), "kwh": self.kwh}

@@ -65,23 +65,54 @@ class Ensemble:
         self, features_TD: npt.NDArray[np.float32], times_s: npt.NDArray[np.float64], duration_s: float
     ) -> ScoreTrack:
         """Return the mean over members of the scores of T frames; times and duration in seconds."""
-        widths = [self.members[index].spec.encoder.embed_dim for index in self._runs]
-        ends = np.cumsum(widths)
-        if features_TD.shape[1:] != (int(ends[-1]),):
+        parts = self._split(features_TD)
+        return _mean_track(
+            [
+                member.score_track(parts[engine], times_s, duration_s)
+                for member, engine in zip(self.members, self.engines, strict=True)
+            ]
+        )
+
+    def start_track(self) -> "EnsembleTrack":
+        """Return a track that takes features as they come, and says what `score_track` says of all at once."""
+        return EnsembleTrack(self)
+
+    def _split(self, features_ND: npt.NDArray[np.float32]) -> dict[int, npt.NDArray[np.float32]]:
+        """Return the features [N, D] of each different engine."""
+        ends = np.cumsum([self.members[index].spec.encoder.embed_dim for index in self._runs])
+        if features_ND.shape[1:] != (int(ends[-1]),):
             raise ModelError(
-                f"ensemble: features {features_TD.shape} must be [T, {int(ends[-1])}], as embed gives them"
+                f"ensemble: features {features_ND.shape} must be [T, {int(ends[-1])}], as embed gives them"
             )
-        parts = dict(zip(self._runs, np.split(features_TD, ends[:-1], axis=1), strict=True))
-        tracks = [
-            member.score_track(np.ascontiguousarray(parts[engine]), times_s, duration_s)
-            for member, engine in zip(self.members, self.engines, strict=True)
-        ]
-        scores_MT = np.stack([track.scores.astype(np.float64) for track in tracks])
-        return ScoreTrack(times_s, scores_MT.mean(axis=0).astype(np.float32), duration_s)
+        parts = np.split(features_ND, ends[:-1], axis=1)
+        return {index: np.ascontiguousarray(part) for index, part in zip(self._runs, parts, strict=True)}
 
     def score_video(self, video: SampledVideo) -> ScoreTrack:
         """Return the scores of the frames of one video."""
         return self.score_track(self.embed(video.frames_THWC), video.times_s, video.duration_s)
+
+
+class EnsembleTrack:
+    """The track of an ensemble over a stream; see models.streaming.TrackStream."""
+
+    def __init__(self, ensemble: Ensemble) -> None:
+        self._ensemble = ensemble
+        self._tracks = [member.start_track() for member in ensemble.members]
+
+    def add(self, features_NE: npt.NDArray[np.float32], times_s: npt.NDArray[np.float64]) -> None:
+        """Take the features of all engines side by side and the times (seconds) of the next N frames."""
+        parts = self._ensemble._split(features_NE)
+        for track, engine in zip(self._tracks, self._ensemble.engines, strict=True):
+            track.add(parts[engine], times_s)
+
+    def finish(self, duration_s: float) -> ScoreTrack:
+        """Return the mean of the members' tracks of a video that ends at `duration_s`, seconds."""
+        return _mean_track([track.finish(duration_s) for track in self._tracks])
+
+
+def _mean_track(tracks: Sequence[ScoreTrack]) -> ScoreTrack:
+    scores_MT = np.stack([track.scores.astype(np.float64) for track in tracks])
+    return ScoreTrack(tracks[0].times_s, scores_MT.mean(axis=0).astype(np.float32), tracks[0].duration_s)
 
 
 def load_scorer(folder: Path) -> ServedModel | Ensemble:

@@ -6,6 +6,7 @@
     ├── DataError              the data folder as a whole cannot be used
     │   ├── AnnotationError    data/annotations.json contradicts itself or the footage
     │   ├── VideoError         one video cannot be read; callers turn it into a rejected row
+    │   │   └── VideoBreaks    its reading breaks off; what came before is sound
     │   ├── TooManyRejected    more rows were rejected than the params allow
     │   └── ValidationFailed   an expectation on the manifest does not hold
     ├── ModelError             stored weights do not fit what reads them
@@ -44,6 +45,17 @@ class AnnotationError(DataError):
 
 class VideoError(DataError):
     """One video cannot be read. The batch goes on: the caller records a rejected row with this message."""
+
+
+class VideoBreaks(VideoError):
+    """Reading a video breaks off at a second that the message names; what was given before that is sound.
+
+    reached_s: that second of presentation time
+    """
+
+    def __init__(self, message: str, reached_s: float) -> None:
+        super().__init__(message)
+        self.reached_s = reached_s
 
 
 class TooManyRejected(DataError):

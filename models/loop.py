@@ -25,8 +25,9 @@ from models.checkpoints import SafeCheckpointIO
 from models.highlighter import Highlighter, score_logits
 from models.losses import LossKind, loss_of
 from models.metrics import average_precision
+from models.multiscale import MultiScaleHead
 from models.params import Section
-from models.windows import Batch, EpochSampler, LabelledVideo, TokenWindows, collate, read_tokens
+from models.windows import Batch, DescribedVideos, EpochSampler, LabelledVideo, TokenWindows, collate, read_tokens
 
 _FRAMES_AT_ONCE = 512
 OnEpoch = Callable[[dict[str, Any]], None]
@@ -93,8 +94,10 @@ class _Loop(lightning.LightningModule):
         params: LoopParams,
         on_epoch: OnEpoch,
         extra_loss: ExtraLoss | None,
+        is_described: bool,
     ) -> None:
         super().__init__()
+        self.is_described = is_described
         self.extra_loss = extra_loss
         self.model, self.val, self.window, self.params, self.on_epoch = model, list(val), window, params, on_epoch
         self.loss_sum, self.num_frames = 0.0, 0
@@ -104,7 +107,11 @@ class _Loop(lightning.LightningModule):
         torch.manual_seed(self.params.seed * 1_000_003 + self.current_epoch)  # dropout, the same when resumed
 
     def training_step(self, batch: Batch, _index: int) -> Tensor:
-        logits_BW = self.model(batch.tokens_BWLD, batch.times_s_BW, batch.mask_BW)
+        if self.is_described:
+            assert isinstance(self.model.head, MultiScaleHead)
+            logits_BW: Tensor = self.model.head.judge(batch.tokens_BWLD.squeeze(2))
+        else:
+            logits_BW = self.model(batch.tokens_BWLD, batch.times_s_BW, batch.mask_BW)
         num_members = len(logits_BW) // len(batch.mask_BW)  # of a committee, which gives every member's logits
         targets_BW, mask_BW = batch.targets_BW.repeat(num_members, 1), batch.mask_BW.repeat(num_members, 1)
         loss = loss_of(self.params.loss, logits_BW, targets_BW, mask_BW)
@@ -172,6 +179,25 @@ class _History(Callback):
         self.rows = list(state_dict["rows"])
 
 
+def _described(
+    model: Highlighter, train: Sequence[LabelledVideo], window: int, params: LoopParams
+) -> DescribedVideos | None:
+    """Return the train videos as the head describes them, None where that changes from epoch to epoch."""
+    head = model.head
+    if not isinstance(head, MultiScaleHead) or any(weight.requires_grad for weight in model.tower.parameters()):
+        return None
+    is_whole = all(video.num_views == 1 and len(video.times_s) <= window for video in train)
+    if not (train and is_whole and tuple(params.speeds) == (1,)):
+        return None
+
+    @torch.no_grad()
+    def describe(tokens_TLD: Tensor, times_s_T: Tensor) -> Tensor:
+        real = torch.ones(1, len(times_s_T), dtype=torch.bool)
+        return head.describe(model.tail(tokens_TLD)[None], times_s_T[None], real)[0]
+
+    return DescribedVideos(train, params.seed, describe)
+
+
 def fit(
     model: Highlighter,
     train: Sequence[LabelledVideo],
@@ -197,7 +223,9 @@ def fit(
 
     model.tower.freeze_front()
     model.train()
-    loop = _Loop(model, val, window, params, keep, extra_loss)
+    described = None if extra_loss else _described(model, train, window, params)
+    windows = described or TokenWindows(train, window, params.speeds, params.seed)
+    loop = _Loop(model, val, window, params, keep, extra_loss, described is not None)
     best = ModelCheckpoint(
         folder, filename="best", monitor="val_average_precision" if params.keep == "best" else None, mode="max",
         save_last=True,
@@ -213,7 +241,6 @@ def fit(
         logger=lightning.loggers.TensorBoardLogger(folder, name="tensorboard", version=""),
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, log_every_n_steps=1,
     )  # fmt: skip
-    windows = TokenWindows(train, window, params.speeds, params.seed)
     loader = DataLoader(windows, params.batch_size, sampler=EpochSampler(windows), collate_fn=collate)
     last = folder / "last"
     trainer.fit(loop, loader, ckpt_path=str(last) if last.is_dir() else None)

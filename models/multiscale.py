@@ -163,22 +163,26 @@ class MultiScaleHead(nn.Module):
         )
         return torch.cat(parts, dim=-1)
 
-    def _describe(self, x_BTE: Tensor, times_s_BT: Tensor, mask_BT: Tensor) -> Tensor:
-        """Return the features of each frame [B, T, F], standardised, cut and weighted by group."""
-        standard_BTF = (self._measured(x_BTE, times_s_BT, mask_BT) - self.shift_F) / self.scale_F
+    def describe(self, x_BTE: Tensor, times_s_BT: Tensor, mask_BT: Tensor) -> Tensor:
+        """Return the features of each frame [B, T, F], standardised, cut and weighted by group, nothing learnt."""
+        standard_BTF = (self._measured(x_BTE, times_s_BT.contiguous(), mask_BT) - self.shift_F) / self.scale_F
         weight_F = torch.cat(
             [standard_BTF.new_full((size,), weight) for size, weight in zip(self.sizes, _GROUP_WEIGHTS, strict=True)]
         )
         return standard_BTF.clamp(-_LARGEST, _LARGEST) * weight_F
 
     def forward(self, features_BTE: Tensor, times_s_BT: Tensor, mask_BT: Tensor) -> Tensor:
-        """Return logits [B, T], the members' mean.
+        """Return logits [B, T], see `judge`."""
+        with torch.no_grad() if not features_BTE.requires_grad else contextlib.nullcontext():
+            described_BTF = self.describe(features_BTE, times_s_BT, mask_BT)
+        return self.judge(described_BTF)
+
+    def judge(self, described_BTF: Tensor) -> Tensor:
+        """Return logits [B, T] of described frames, the members' mean.
 
         In training the members' own, [M * B, T], one member's windows after the other's: each has noise and dropout of
         its own and is held against the truth by itself.
         """
-        with torch.no_grad() if not features_BTE.requires_grad else contextlib.nullcontext():
-            described_BTF = self._describe(features_BTE, times_s_BT.contiguous(), mask_BT)
         x_NF = described_BTF.flatten(0, 1)
         inner_MFH: Tensor = self.inner_MFH
         outer_MH1: Tensor = self.outer_MH1
@@ -188,7 +192,7 @@ class MultiScaleHead(nn.Module):
             inner_MFH = inner_MFH * _kept(inner_MFH[..., :1], _INPUT_DROPOUT)
             outer_MH1 = outer_MH1 * _kept(outer_MH1, _HIDDEN_DROPOUT)
         hidden_MNH = nn.functional.gelu(x_NF @ inner_MFH + self.inner_M1H)
-        votes_MBT = torch.unflatten((hidden_MNH @ outer_MH1).squeeze(-1), 1, times_s_BT.shape)
+        votes_MBT = torch.unflatten((hidden_MNH @ outer_MH1).squeeze(-1), 1, described_BTF.shape[:2])
         logits: Tensor = self.bias_1 + (votes_MBT.flatten(0, 1) if self.training else votes_MBT.mean(dim=0))
         return logits
 

@@ -18,9 +18,9 @@ from models.engines import Engine, load_engine, read_record
 from models.engines.base import RECORD_FILE
 from models.errors import EngineError, ShapeError
 from models.files import replacing_folder, write_json
-from models.highlighter import SPEC_FILE, HighlighterSpec, build_head, load_spec, score_logits
+from models.highlighter import SPEC_FILE, HighlighterSpec, build_head, build_tower, load_spec, score_logits
 from models.spans import ScoreTrack
-from models.tower import Tower
+from models.streaming import HeadTrack, TrackStream
 from models.video import SampledVideo
 
 _HEAD_FILE = "head.safetensors"
@@ -73,6 +73,10 @@ class ServedModel:
         scores = self.spec.calibration.apply(self.score_logits(features_TD, times_s))
         return ScoreTrack(times_s, scores, duration_s)
 
+    def start_track(self) -> TrackStream:
+        """Return a track that takes features as they come, and says what `score_track` says of all at once."""
+        return HeadTrack(self.head, self.spec.window, self.spec.calibration)
+
     def score_logits(
         self, features_TD: npt.NDArray[np.float32], times_s: npt.NDArray[np.float64]
     ) -> npt.NDArray[np.float32]:
@@ -107,5 +111,5 @@ def load_served(folder: Path, batch_size: int = DEFAULT_BATCH_SIZE) -> ServedMod
     spec = load_spec(folder)
     head = build_head(spec)
     load_weights(folder / _HEAD_FILE, head)
-    engine = load_engine(folder, make_tower=lambda: Tower(spec.encoder, spec.unfreeze_blocks))
+    engine = load_engine(folder, make_tower=lambda: build_tower(spec))
     return ServedModel(spec, engine, head.eval().requires_grad_(False), batch_size)

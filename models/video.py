@@ -11,18 +11,20 @@ never times.
 import functools
 import math
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import av
 import numpy as np
 import numpy.typing as npt
 
 from models.decoding import (
+    DEFAULT_OPTIONS,
     MAX_JUMP_BACK_S,
+    DecodeOptions,
     Fit,
     Pixels,
     displayed_frames,
@@ -30,10 +32,13 @@ from models.decoding import (
     displayed_size,
     nominal_frame_s,
     opened,
+    reason_of,
     rotation_deg,
     square_pixels,
 )
 from models.errors import ShapeError, VideoError
+from models.grid import GRID_TOLERANCE_S, pick_on_grid
+from models.skipping import SkippingUnsure, can_skip, decode_sampled
 
 # Limits. Beyond them a file is taken for damaged or hostile, and refused before it costs memory or hours.
 MAX_DURATION_S = 48 * 3600.0
@@ -41,12 +46,8 @@ MAX_FRAMES = 20_000_000
 MAX_SAMPLED_BYTES = 8 << 30
 # Share of what the header declares that may be missing, for containers rounded or cut by a second.
 MAX_MISSING_FRACTION = 0.05
-# A frame whose timestamp is at most this far after a grid point counts as on it: containers round to 1 ms.
-GRID_TOLERANCE_S = 0.001
 # Share of gaps between frames that may deviate by more than a tick and 5% before a video counts as VFR.
 VFR_TOLERANCE = 0.01
-
-ItemT = TypeVar("ItemT")
 
 
 @dataclass(frozen=True)
@@ -137,12 +138,24 @@ def probe(path: Path) -> VideoInfo:
 
     Raises VideoError where the file is no video, is damaged, lacks its end or is beyond the limits of this module.
     """
+    info, missing = survey(path)
+    if missing:
+        raise VideoError(f"{path.name}: {missing}")
+    return info
+
+
+def survey(path: Path) -> tuple[VideoInfo, str]:
+    """Return what `probe` does of what can be read of `path`, and what is missing of it in words, "" for nothing.
+
+    Raises VideoError as `probe` where nothing can be read, or where what can be read is beyond the limits.
+    """
     with opened(path) as (container, stream):
         first: Any = None
         pts, durations = array("q"), array("q")
         latest_dts: int | None = None
         num_read = 0
-        for packet in container.demux(stream):
+        broken: list[str] = []
+        for packet in _packets(container, stream, broken):
             if first is None:
                 first = next((frame for frame in packet.decode() if not frame.is_corrupt), None)
             if not packet.size:
@@ -162,10 +175,10 @@ def probe(path: Path) -> VideoInfo:
         timing = _timing(np.array(pts, np.int64), np.array(durations, np.int64), num_read, first, stream)
         if timing.duration_s > MAX_DURATION_S:
             raise VideoError(f"{path.name}: timestamps span {timing.duration_s:.0f} s, above {MAX_DURATION_S:.0f} s")
-        _refuse_truncated(path, container, stream, num_read, timing)
+        missing = broken[0] if broken else _truncation(container, stream, num_read, timing)
         width, height = displayed_size(first, stream, path)
         mean_fps = timing.num_frames / timing.duration_s
-        return VideoInfo(
+        info = VideoInfo(
             duration_s=timing.duration_s,
             start_pts_s=timing.start_pts_s,
             num_frames=timing.num_frames,
@@ -181,6 +194,15 @@ def probe(path: Path) -> VideoInfo:
             has_audio=bool(container.streams.audio),
             num_bytes=path.stat().st_size,
         )
+        return info, missing
+
+
+def _packets(container: Any, stream: Any, broken: list[str]) -> Iterator[Any]:
+    """Yield packets until the end, or until the demuxer fails, whose reason goes to `broken`."""
+    try:
+        yield from container.demux(stream)
+    except av.FFmpegError as error:
+        broken.append(reason_of(error))
 
 
 def iterate_frames(path: Path, sampling: Sampling) -> Iterator[tuple[float, Pixels]]:
@@ -191,20 +213,48 @@ def iterate_frames(path: Path, sampling: Sampling) -> Iterator[tuple[float, Pixe
     frame that the decoder marks as damaged is never given: the one before it stays on screen.
     Raises VideoError where the file is no video or its decoding breaks, naming the second that was reached.
     """
-    for time_s, pixels, _ in iterate_pictures(path, sampling):
+    yield from frames_of(path, sampling)
+
+
+def frames_of(
+    path: Path, sampling: Sampling, options: DecodeOptions = DEFAULT_OPTIONS
+) -> Iterator[tuple[float, Pixels]]:
+    """Yield what `iterate_frames` does, decoded as `options` say."""
+    for time_s, pixels, _ in iterate_pictures(path, sampling, options):
         yield time_s, pixels
 
 
-def iterate_pictures(path: Path, sampling: Sampling) -> Iterator[tuple[float, Pixels, Callable[[int, int], Pixels]]]:
-    """Yield what `iterate_frames` does, and with each frame a function that gives it for people to look at.
+def iterate_pictures(
+    path: Path, sampling: Sampling, options: DecodeOptions = DEFAULT_OPTIONS
+) -> Iterator[tuple[float, Pixels, Callable[[int, int], Pixels]]]:
+    """Yield what `frames_of` does, and with each frame a function that gives it for people to look at.
 
     The function takes the largest width and height, px, and returns uint8 [h, w, 3] RGB, upright and in the
     proportions in which the video is displayed. Its cost is paid when it is called.
     """
-    with opened(path) as (_, stream):
-        for time_s, frame in pick_on_grid(displayed_frames(path, stream), sampling.fps):
-            pixels = square_pixels(frame, stream, sampling.image_size, sampling.fit)
-            yield time_s, pixels, functools.partial(displayed_pixels, frame, stream, path)
+    for time_s, frame, stream in _picked(path, sampling.fps, options):
+        pixels = square_pixels(frame, stream, sampling.image_size, sampling.fit, options.scaler)
+        yield time_s, pixels, functools.partial(displayed_pixels, frame, stream, path)
+
+
+def _picked(path: Path, fps: float, options: DecodeOptions) -> Iterator[tuple[float, Any, Any]]:
+    """Yield `(time_s, frame, stream)` of the frames on the grid."""
+    last_s = -math.inf
+    with opened(path, options) as (_, stream):
+        if options.skip_unsampled and can_skip(stream):
+            try:
+                frames = displayed_frames(path, stream, decode_sampled(stream, fps))
+                for time_s, frame in pick_on_grid(frames, fps):
+                    yield time_s, frame, stream
+                    last_s = time_s
+            except SkippingUnsure:
+                pass  # what was given stands; the rest is decoded in full
+            else:
+                return
+    with opened(path, options) as (_, stream):
+        for time_s, frame in pick_on_grid(displayed_frames(path, stream), fps):
+            if time_s > last_s:
+                yield time_s, frame, stream
 
 
 def sample_video(path: Path, sampling: Sampling) -> SampledVideo:
@@ -222,28 +272,6 @@ def sample_video(path: Path, sampling: Sampling) -> SampledVideo:
         frames.append(pixels)
     duration_s = max(info.duration_s, times_s[-1] + GRID_TOLERANCE_S)
     return SampledVideo(np.stack(frames), np.array(times_s, dtype=np.float64), duration_s)
-
-
-def pick_on_grid(timed: Iterable[tuple[float, float, ItemT]], fps: float) -> Iterator[tuple[float, ItemT]]:
-    """Yield `(time_s, item)` of those of `timed` that are shown at an instant k / fps, k = 0, 1, …, each once.
-
-    timed: (time_s, end_s, item), times strictly increasing from 0. An item is shown from its time until that of the
-           next, the last one until its own end_s. A time up to GRID_TOLERANCE_S after an instant counts as on it.
-           The first is always given.
-    """
-    pending: tuple[float, float, ItemT] | None = None  # on screen, not given yet
-    k = 0  # the first grid point that nothing before `pending` serves
-    for time_s, end_s, item in timed:
-        if k == 0:  # instant 0 is the first item's, whatever the tolerance says
-            yield time_s, item
-            k = 1
-            continue
-        if pending is not None and k / fps + GRID_TOLERANCE_S < time_s:
-            yield pending[0], pending[2]
-        k = max(k, math.ceil((time_s - GRID_TOLERANCE_S) * fps))
-        pending = (time_s, end_s, item)
-    if pending is not None and k / fps < max(pending[1], pending[0] + GRID_TOLERANCE_S):
-        yield pending[0], pending[2]
 
 
 @dataclass(frozen=True)
@@ -287,8 +315,8 @@ def _refuse_jump_back(path: Path, latest: int | None, now: int, time_base: Fract
         )
 
 
-def _refuse_truncated(path: Path, container: Any, stream: Any, num_read: int, timing: _Timing) -> None:
-    """Raise VideoError where the header declares much more than there is, as after a copy that broke off."""
+def _truncation(container: Any, stream: Any, num_read: int, timing: _Timing) -> str:
+    """Return in words that the header declares much more than there is, as after a copy that broke off; else ""."""
     end_s = timing.start_pts_s + timing.duration_s
     if container.format.name.startswith("mov"):
         found, declared, unit = float(num_read), float(stream.frames or 0), "frames"
@@ -297,6 +325,7 @@ def _refuse_truncated(path: Path, container: Any, stream: Any, num_read: int, ti
     elif container.format.name.startswith(("matroska", "asf")) and not container.streams.audio:
         found, declared, unit = end_s, (container.duration or 0) / av.time_base, "seconds"
     else:
-        return
+        return ""
     if found < declared * (1 - MAX_MISSING_FRACTION) - 1:
-        raise VideoError(f"{path.name}: truncated: its header declares {declared:.0f} {unit}, {found:.0f} are there")
+        return f"truncated: its header declares {declared:.0f} {unit}, {found:.0f} are there"
+    return ""

@@ -5,7 +5,7 @@ of a drawn view and at a drawn speed: at speed s every s-th stored frame is take
 the video played s times faster. What is drawn depends on (seed, epoch, index) alone, so a resumed epoch is the same.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -103,6 +103,27 @@ class TokenWindows(Dataset[tuple[Tensor, Tensor, Tensor]]):
         times_s = (video.times_s[picked] - video.times_s[start]) / speed
         targets = torch.from_numpy(video.targets[picked])
         return read_tokens(video, view, start, start + length, speed), torch.from_numpy(times_s).float(), targets
+
+
+class DescribedVideos(TokenWindows):
+    """Whole videos as a head describes them, each described once and kept: for heads whose first part does not learn.
+
+    describe: tokens [T, L, D] and seconds [T] to the features of each frame [T, F], which stand in the place of tokens
+    """
+
+    def __init__(
+        self, videos: Sequence[LabelledVideo], seed: int, describe: Callable[[Tensor, Tensor], Tensor]
+    ) -> None:
+        super().__init__(videos, max(len(video.times_s) for video in videos), (1,), seed)
+        self.describe, self.described = describe, dict[int, Tensor]()
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return features [T, 1, F], seconds [T] and targets [T] of one video."""
+        video = self.videos[index]
+        times_s = torch.from_numpy(video.times_s - video.times_s[0]).float()
+        if index not in self.described:
+            self.described[index] = self.describe(read_tokens(video, 0, 0, len(times_s)), times_s)[:, None]
+        return self.described[index], times_s, torch.from_numpy(video.targets)
 
 
 class EpochSampler(Sampler[int]):

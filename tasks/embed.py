@@ -157,9 +157,9 @@ def score_prompts(
     return predictions_of(scored)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run the stage."""
-    with stage_shell("embed", ["manifest", "frames", "encoder"]) as shell:
+    with stage_shell("embed", ["manifest", "frames", "encoder"], argv) as shell:
         params, encoder_params = shell.section("embed", EmbedParams), shell.section("encoder", EncoderParams)
         clip, spec = load_encoder(shell["encoder"])
         tower = Tower(spec, encoder_params.unfreeze_blocks, clip.visual).eval()  # type: ignore[arg-type]

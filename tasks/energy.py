@@ -9,6 +9,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from models.energy import Energy
 
@@ -30,24 +31,56 @@ class EnergyMeter:
 @contextlib.contextmanager
 def measure_energy(country: str | None = None) -> Iterator[EnergyMeter]:
     """Measure the block; `country` is an ISO alpha-3 code, by default $HERDLIGHT_COUNTRY or KEN (Kenya)."""
-    from codecarbon import OfflineEmissionsTracker  # 1 s to import, and only stages need it
-
-    code = country or os.environ.get("HERDLIGHT_COUNTRY", DEFAULT_COUNTRY)
-    tracker = OfflineEmissionsTracker(
-        country_iso_code=code, output_methods=[], log_level="critical", allow_multiple_runs=True, measure_power_secs=5
-    )
+    tracker, code = _tracker(country)
     meter = EnergyMeter()
     tracker.start()
     try:
         yield meter
     finally:
         tracker.stop()
-        meter.energy = _energy_of(tracker, code)
+        meter.energy = _energy_of(tracker, tracker.final_emissions_data, code)
 
 
-def _energy_of(tracker: object, country: str) -> Energy:
-    data = tracker.final_emissions_data  # type: ignore[attr-defined]
-    modes = [getattr(part, "_mode", None) for part in tracker._hardware]  # type: ignore[attr-defined]
+class EnergyCounter:
+    """Measures one piece of work after the other with one tracker; made by `energy_counter`."""
+
+    def __init__(self, tracker: Any, country: str) -> None:
+        self._tracker, self._country, self._num = tracker, country, 0
+
+    @contextlib.contextmanager
+    def count(self) -> Iterator[EnergyMeter]:
+        """Measure the block, which holds no other block of this counter."""
+        self._num += 1
+        name, meter = f"piece {self._num}", EnergyMeter()
+        self._tracker.start_task(name)
+        try:
+            yield meter
+        finally:
+            meter.energy = _energy_of(self._tracker, self._tracker.stop_task(name), self._country)
+
+
+@contextlib.contextmanager
+def energy_counter(country: str | None = None) -> Iterator[EnergyCounter]:
+    """Yield a counter for a run of many pieces of work; `country` as in `measure_energy`."""
+    tracker, code = _tracker(country)
+    try:
+        yield EnergyCounter(tracker, code)
+    finally:
+        tracker.stop()
+
+
+def _tracker(country: str | None) -> tuple[Any, str]:
+    from codecarbon import OfflineEmissionsTracker  # 1 s to import, and only what measures needs it
+
+    code = country or os.environ.get("HERDLIGHT_COUNTRY", DEFAULT_COUNTRY)
+    tracker = OfflineEmissionsTracker(
+        country_iso_code=code, output_methods=[], log_level="critical", allow_multiple_runs=True, measure_power_secs=5
+    )
+    return tracker, code
+
+
+def _energy_of(tracker: Any, data: Any, country: str) -> Energy:
+    modes = [getattr(part, "_mode", None) for part in tracker._hardware]
     cpu_measured = any(mode in _MEASURED_MODES for mode in modes)
     has_gpu = bool(data.gpu_count)
     # Never "measured": memory is always a constant of CodeCarbon's.

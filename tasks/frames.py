@@ -92,9 +92,9 @@ def store_frames(
     return FramesResult(tuple(kept), tuple(rejected), num_frames)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run the stage."""
-    with stage_shell("frames", ["data", "manifest"]) as shell:
+    with stage_shell("frames", ["data", "manifest"], argv) as shell:
         params = shell.section("frames", FramesParams)
         rows = read_manifest(shell["manifest"])
         with progress_bar("videos", len(rows)) as on_progress:

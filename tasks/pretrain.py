@@ -213,9 +213,9 @@ def _run_trainer(arguments: list[str], recorder: Recorder, seed: int) -> None:
             logging.getLogger().setLevel(level)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run the stage."""
-    with stage_shell("pretrain", ["manifest", "frames"]) as shell:
+    with stage_shell("pretrain", ["manifest", "frames"], argv) as shell:
         encoder, params = shell.section("encoder", EncoderParams), shell.section("pretrain", PretrainParams)
         history: list[dict[str, Any]] = []
         if encoder.name == NANO and encoder.pretrained is None:

@@ -5,16 +5,18 @@ For each video `STEM` the output folder gets
     STEM.spans.json       video, video_id, duration_s, model, threshold, spans [{start_s, end_s, score}]
     STEM.scores.parquet   time_s float64, score float32: the score of each sampled frame
     STEM.timeline.png     curve, threshold, spans and thumbnails
+    STEM.energy.json      watt-hours for an hour of video, and how that is known; only where a run measures it
 
-and, once all are done, `scored.json` and `rejected.json` list what became of the inputs of this run. `spans.json` is
+A video that can be read up to some point alone is scored up to there; `partial` in `spans.json` then says why.
+And, once all are done, `scored.json` and `rejected.json` list what became of the inputs of this run. `spans.json` is
 written last: where it is there, the other two are. Knows nothing of how the model was found.
 """
 
+import contextlib
 import dataclasses
 import functools
-import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar
@@ -22,11 +24,14 @@ from typing import Literal, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from models.errors import ParamsError, VideoError
+from models.decoding import DEFAULT_OPTIONS, DecodeOptions
+from models.errors import ParamsError, VideoBreaks, VideoError
 from models.files import hash_file
 from models.spans import ScoreTrack, spans_above
-from models.video import GRID_TOLERANCE_S, Sampling, iterate_pictures, probe
+from models.video import Sampling, frames_of, iterate_pictures, survey
+from tasks.energy import EnergyCounter, EnergyMeter
 from tasks.footage import Footage, printable
+from tasks.score_stream import BATCH_SIZE, Embedder, OnFeatures, stream_track
 from tasks.scored_files import (
     ModelIdentity,
     RejectedRow,
@@ -58,7 +63,6 @@ __all__ = [
     "score_video_file",
     "score_videos",
 ]
-BATCH_SIZE = 32
 Outcome = Literal["", "scored", "kept", "rejected"]
 ItemT = TypeVar("ItemT")
 
@@ -76,19 +80,11 @@ class ScoringSpec(Protocol):
     def merge_gap_s(self) -> float: ...
 
 
-class Scorer(Protocol):
-    """What scoring asks of a `models.served.ServedModel`."""
+class Scorer(Embedder, Protocol):
+    """What scoring asks of a `models.served.ServedModel`; with `start_track` as there it streams."""
 
     @property
     def spec(self) -> ScoringSpec: ...
-
-    def embed(self, frames_NHWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Return features float32 [N, D] of frames uint8 [N, S, S, 3]."""
-
-    def score_track(
-        self, features_TD: npt.NDArray[np.float32], times_s: npt.NDArray[np.float64], duration_s: float
-    ) -> ScoreTrack:
-        """Return the scores of all sampled frames of one video."""
 
 
 @dataclass(frozen=True)
@@ -115,22 +111,39 @@ def score_video_file(
     threshold: float | None = None,
     batch_size: int = BATCH_SIZE,
     on_fraction: Callable[[float], None] | None = None,
+    on_features: OnFeatures | None = None,
+    allow_partial: bool = False,
+    options: DecodeOptions = DEFAULT_OPTIONS,
 ) -> ScoredVideo:
-    """Return the scores and highlights of the video at `path`; only `batch_size` of its frames are held at a time.
+    """Return the scores and highlights of the video at `path`; memory does not depend on its length.
 
-    threshold:   score from which a frame is a highlight, 0 to 1, by default the model's own
-    on_fraction: called after every batch with the share of the video that is done
-    Raises VideoError where the video cannot be read to its end.
+    threshold:     score from which a frame is a highlight, 0 to 1, by default the model's own
+    on_fraction:   called after every batch with the share of the video that is done
+    on_features:   called after every batch with times float64 [N], seconds, and features float32 [N, D]
+    allow_partial: a video that can be read up to some point alone is scored up to there, and says so
+    Raises VideoError where the video cannot be read to its end, or with `allow_partial` not at all.
     """
     spec = model.spec
     threshold = spec.threshold if threshold is None else threshold
-    info = probe(path)
+    info, missing = survey(path)
+    if missing and not allow_partial:
+        raise VideoError(f"{path.name}: {missing}")
     reel = ThumbnailReel(stride=math.ceil(info.duration_s * spec.sampling.fps / MAX_KEPT))
-    frames = _frames(path, spec.sampling, reel)
-    track = _score_frames(model, path, info.duration_s, frames, batch_size=batch_size, on_fraction=on_fraction)
+    breaks: list[VideoBreaks] = []
+    frames = _until_break(_frames(path, spec.sampling, options, reel), breaks if allow_partial else None)
+    track = stream_track(
+        model,
+        frames,
+        name=printable(path.name),
+        duration_s=lambda: breaks[0].reached_s if breaks else info.duration_s,
+        batch_size=batch_size,
+        on_times=_as_fraction(on_fraction, info.duration_s),
+        on_features=on_features,
+    )
     spans = spans_above(track, threshold, min_duration_s=spec.min_duration_s, merge_gap_s=spec.merge_gap_s)
     shown = reel.at(choose_times(track, spans, num_thumbnails(info.width / info.height)))
-    return ScoredVideo(track, tuple(spans), threshold, shown)
+    partial = (str(breaks[0]).removeprefix(f"{path.name}: ")) if breaks else missing
+    return ScoredVideo(track, tuple(spans), threshold, shown, printable(partial))
 
 
 def score_track_of_file(
@@ -145,32 +158,14 @@ def score_track_of_file(
 
     duration_s: of the video, seconds, as `models.video.probe` has it
     """
-    frames = ((time_s, pixels) for time_s, pixels, _ in iterate_pictures(path, model.spec.sampling))
-    return _score_frames(model, path, duration_s, frames, batch_size=batch_size, on_fraction=on_fraction)
-
-
-def _score_frames(
-    model: Scorer,
-    path: Path,
-    duration_s: float,
-    frames: Iterable[tuple[float, npt.NDArray[np.uint8]]],
-    *,
-    batch_size: int,
-    on_fraction: Callable[[float], None] | None,
-) -> ScoreTrack:
-    """Return the scores of `frames`, their times (seconds) and pixels, of a video that announces `duration_s`."""
-    times_s: list[float] = []
-    features: list[npt.NDArray[np.float32]] = []
-    for batch in _batched(frames, batch_size):
-        times_s += [time_s for time_s, _ in batch]
-        features.append(model.embed(np.stack([pixels for _, pixels in batch])))
-        if on_fraction:
-            on_fraction(min(1.0, times_s[-1] / duration_s))
-    if not times_s:
-        raise VideoError(f"{printable(path.name)}: no frame of it can be decoded")
-    # A container may announce an end that its own frames pass.
-    end_s = max(duration_s, times_s[-1] + GRID_TOLERANCE_S)
-    return model.score_track(np.concatenate(features), np.array(times_s, dtype=np.float64), end_s)
+    return stream_track(
+        model,
+        frames_of(path, model.spec.sampling),
+        name=printable(path.name),
+        duration_s=lambda: duration_s,
+        batch_size=batch_size,
+        on_times=_as_fraction(on_fraction, duration_s),
+    )
 
 
 def score_videos(
@@ -182,11 +177,14 @@ def score_videos(
     threshold: float | None = None,
     force: bool = False,
     on_progress: Callable[[ScoreProgress], None] = lambda _: None,
+    counter: EnergyCounter | None = None,
 ) -> ScoreReport:
     """Score every video of `footage` into `out` (see the module) and return what became of each.
 
     A video that cannot be read is a rejected row; everything else goes on. Outputs that are there for the same video,
-    model and threshold are kept, unless `force`. Raises ParamsError for a threshold outside [0, 1].
+    model and threshold are kept, unless `force`. A video that can be read up to some point alone is scored up to there.
+    counter: measures each video's energy, for a file of its own beside the others
+    Raises ParamsError for a threshold outside [0, 1].
     """
     threshold = model.spec.threshold if threshold is None else threshold
     if not 0 <= threshold <= 1:
@@ -203,8 +201,11 @@ def score_videos(
             output = output_stem(item.path, video_id, owners)
             row = None if force else kept_row(item, video_id, output, out, identity, threshold)
             if row is None:
-                video = score_video_file(model, item.path, threshold=threshold, on_fraction=report)
-                row = write_video(item, video_id, output, out, video, identity)
+                with counter.count() if counter else contextlib.nullcontext(EnergyMeter()) as meter:
+                    video = score_video_file(
+                        model, item.path, threshold=threshold, on_fraction=report, allow_partial=True
+                    )
+                row = write_video(item, video_id, output, out, video, identity, meter.energy)
             scored.append(row)
             report(1.0, "kept" if row.kept else "scored")
         except VideoError as error:
@@ -222,17 +223,27 @@ def _report(
     on_progress(dataclasses.replace(at, fraction=fraction, outcome=outcome))
 
 
-def _frames(path: Path, sampling: Sampling, reel: ThumbnailReel) -> Iterator[tuple[float, npt.NDArray[np.uint8]]]:
+def _frames(
+    path: Path, sampling: Sampling, options: DecodeOptions, reel: ThumbnailReel
+) -> Iterator[tuple[float, npt.NDArray[np.uint8]]]:
     """Yield time (seconds) and pixels of each sampled frame, after it was shown to `reel`."""
-    for time_s, pixels, picture in iterate_pictures(path, sampling):
+    for time_s, pixels, picture in iterate_pictures(path, sampling, options):
         reel.add(time_s, functools.partial(picture, MAX_WIDTH_PX, MAX_HEIGHT_PX))
         yield time_s, pixels
 
 
-def _batched(items: Iterable[ItemT], size: int) -> Iterator[list[ItemT]]:
-    iterator = iter(items)
-    while batch := list(itertools.islice(iterator, size)):
-        yield batch
+def _until_break(frames: Iterator[ItemT], breaks: list[VideoBreaks] | None) -> Iterator[ItemT]:
+    """Yield `frames`; where reading breaks off, end and leave why in `breaks`, or raise it where that is None."""
+    try:
+        yield from frames
+    except VideoBreaks as error:
+        if breaks is None:
+            raise
+        breaks.append(error)
+
+
+def _as_fraction(on_fraction: Callable[[float], None] | None, duration_s: float) -> Callable[[float], None] | None:
+    return (lambda time_s: on_fraction(min(1.0, time_s / duration_s))) if on_fraction else None
 
 
 def _video_id(item: Footage) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from models.energy import Energy
 from models.files import hash_file, read_json, replacing, write_json
 from models.spans import ScoreTrack, Span, total_duration_s
 from tasks.footage import Footage, printable
@@ -21,6 +22,7 @@ from tasks.timeline import draw_timeline
 
 _MAX_STEM_BYTES = 150
 _SPANS_SUFFIX = ".spans.json"
+_ENERGY_SUFFIX = ".energy.json"
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,14 @@ class ScoredVideo:
     spans:      the highlights, in order
     threshold:  the score from which a frame counts, 0 to 1
     thumbnails: a few frames in order of time
+    partial:    why the video was read up to some point alone, "" where it was read to its end
     """
 
     track: ScoreTrack
     spans: tuple[Span, ...]
     threshold: float
     thumbnails: tuple[Thumbnail, ...]
+    partial: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class ScoredRow:
     num_spans:   number of highlights
     highlight_s: seconds inside highlights
     kept:        the outputs of an earlier run were there for the same video, model and threshold
+    partial:     as in ScoredVideo
     """
 
     video: str
@@ -73,6 +78,7 @@ class ScoredRow:
     num_spans: int
     highlight_s: float
     kept: bool
+    partial: str = ""
 
 
 @dataclass(frozen=True)
@@ -149,21 +155,29 @@ def kept_row(
         return None
     try:
         spans = [Span(span["start_s"], span["end_s"], span["score"]) for span in content["spans"]]
-        return _row(item, video_id, output, float(content["duration_s"]), spans, kept=True)
+        partial = str(content.get("partial", ""))
+        return _row(item, video_id, output, float(content["duration_s"]), spans, partial, kept=True)
     except (KeyError, TypeError, ValueError):
         return None
 
 
 def _row(
-    item: Footage, video_id: str, output: str, duration_s: float, spans: Sequence[Span], *, kept: bool
+    item: Footage, video_id: str, output: str, duration_s: float, spans: Sequence[Span], partial: str, *, kept: bool
 ) -> ScoredRow:
-    return ScoredRow(item.name, video_id, output, duration_s, len(spans), float(total_duration_s(spans)), kept)
+    seconds = float(total_duration_s(spans))
+    return ScoredRow(item.name, video_id, output, duration_s, len(spans), seconds, kept, partial)
 
 
 def write_video(
-    item: Footage, video_id: str, output: str, out: Path, video: ScoredVideo, identity: ModelIdentity
+    item: Footage,
+    video_id: str,
+    output: str,
+    out: Path,
+    video: ScoredVideo,
+    identity: ModelIdentity,
+    energy: Energy | None = None,
 ) -> ScoredRow:
-    """Write the three files of one video, `spans.json` last, and return its row."""
+    """Write the files of one video, `spans.json` last, and return its row; `energy` has a file of its own."""
     spans_path = out / f"{output}{_SPANS_SUFFIX}"
     spans_path.unlink(missing_ok=True)
     table = pa.table({"time_s": video.track.times_s, "score": video.track.scores})
@@ -171,6 +185,11 @@ def write_video(
         pq.write_table(table, temporary)
     with replacing(out / f"{output}.timeline.png") as temporary:
         draw_timeline(temporary, item.name, video.track, video.spans, video.threshold, video.thumbnails)
+    (out / f"{output}{_ENERGY_SUFFIX}").unlink(missing_ok=True)  # of an earlier run that measured
+    if energy is not None:
+        write_json(
+            out / f"{output}{_ENERGY_SUFFIX}", energy_content(item.name, video_id, video.track.duration_s, energy)
+        )
     content = {
         "video": item.name,
         "video_id": video_id,
@@ -178,13 +197,31 @@ def write_video(
         "model": asdict(identity),
         "threshold": video.threshold,
         "spans": [{"start_s": span.start_s, "end_s": span.end_s, "score": span.score} for span in video.spans],
+        **({"partial": video.partial} if video.partial else {}),
     }
     write_json(spans_path, content)
-    return _row(item, video_id, output, video.track.duration_s, video.spans, kept=False)
+    return _row(item, video_id, output, video.track.duration_s, video.spans, video.partial, kept=False)
+
+
+def energy_content(name: str, video_id: str, duration_s: float, energy: Energy) -> dict[str, Any]:
+    """Return what a result says of its energy: watt-hours for an hour of video, and how that is known.
+
+    Never part of `spans.json`: a second run measures something else, and its results must be the same bytes.
+    """
+    return {
+        "video": name,
+        "video_id": video_id,
+        "duration_s": duration_s,
+        "wh_per_video_hour": energy.wh_per_hour(duration_s),
+        "energy": energy.to_json(),
+    }
 
 
 def write_index(out: Path, report: ScoreReport) -> None:
     """Write the two lists; whether a row was kept is left out, so that a rerun writes the same bytes."""
-    scored = [{key: value for key, value in asdict(row).items() if key != "kept"} for row in report.scored]
+    scored = [
+        {key: value for key, value in asdict(row).items() if key != "kept" and (key, value) != ("partial", "")}
+        for row in report.scored
+    ]
     write_json(out / "scored.json", scored)
     write_json(out / "rejected.json", [asdict(row) for row in report.rejected])

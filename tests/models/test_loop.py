@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from models import loop
 from models.encoder import EncoderSpec
 from models.highlighter import Highlighter, HighlighterSpec
 from models.loop import LoopParams, fit, score_video
@@ -145,3 +146,32 @@ def test_padding_is_masked_and_time_does_not_run_back() -> None:
     assert batch.mask_BW.tolist() == [[True, True, False, False], [True] * 4]
     assert batch.times_s_BW[0].tolist() == [0.0, 0.25, 0.25, 0.25]
     assert batch.tokens_BWLD.shape == (2, 4, 2, 3)
+
+
+def test_a_fixed_description_is_made_once_and_training_is_the_same(
+    spec: HighlighterSpec, videos: dict[str, list[LabelledVideo]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fixed = HighlighterSpec(
+        **{**spec.__dict__, "unfreeze_blocks": 0, "temporal": "multiscale", "num_members": 3, "window": 64}
+    )
+    params = PARAMS.model_copy(update={"epochs": 3, "keep": "last"})
+    embedded = []
+    for video in videos["train"][:6]:
+        tokens = torch.randn(len(video.times_s), 1, 16, generator=torch.Generator().manual_seed(len(embedded)))
+        write_shard(
+            tmp_path, video.path.stem, {"tokens": tokens[None].half().numpy(), "times_s": video.times_s},
+            {"num_views": "1"},
+        )  # fmt: skip
+        embedded.append(open_video(tmp_path, video.path.stem, video.labels))
+    trained = []
+    for described in (True, False):
+        model = new_model(fixed)
+        model.tower.requires_grad_(False)
+        assert loop._described(model, embedded, fixed.window, params) is not None
+        if not described:
+            monkeypatch.setattr(loop, "_described", lambda *_: None)
+        history = fit(model, embedded, embedded, fixed.window, params, tmp_path / f"described-{described}")
+        trained.append((history, model.head.state_dict()))
+    assert [row["loss"] for row in trained[0][0]] == pytest.approx([row["loss"] for row in trained[1][0]], rel=1e-5)
+    for name, weight in trained[0][1].items():
+        torch.testing.assert_close(weight, trained[1][1][name], rtol=1e-4, atol=1e-5)
