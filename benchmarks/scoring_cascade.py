@@ -109,7 +109,9 @@ def make_film(model: ServedModel, paths: Sequence[Path], length_s: float, scratc
     template, clips = encode_clips(paths, scratch)
     duration_s = sum(clip.duration_s for clip in clips)
     marked = _highlights(model, _exact(model, template, dataclasses.replace(model.spec.sampling, fps=FPS), duration_s))
-    start_s, good, quiet = 0.0, [], []
+    start_s = 0.0
+    good: list[tuple[Packets, float]] = []
+    quiet: list[tuple[Packets, float]] = []
     for clip in clips:
         inside = [Span(start_s, start_s + clip.duration_s)]
         marked_s = covered(marked, inside) * clip.duration_s
