@@ -45,7 +45,7 @@ def write_page(
         headline=headline(pictures),
         reel=None if reel is None else link(path, reel),
         videos=[_video(path, video, by_stem.get(video.stem, []), clips) for video in videos if video.highlights],
-        quiet=[(video.video, format_time(video.duration_s)) for video in videos if not video.highlights],
+        quiet=[(video.video, format_time(video.duration_s), video.note) for video in videos if not video.highlights],
         rejected=rejected,
         curve_width=_CURVE_WIDTH,
         curve_height=_CURVE_HEIGHT,

@@ -82,6 +82,7 @@ class Scored:
     track:      score of each sampled frame
     model:      which model scored
     partial:    why the video was read up to some point alone, "" where it was read to its end
+    note:       what the selection left out, and where there is no highlight, why
     """
 
     video: str
@@ -93,6 +94,7 @@ class Scored:
     track: ScoreTrack
     model: ModelIdentity
     partial: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,7 @@ def read_scored(path: Path) -> Scored:
             track=track,
             model=_model(content.get("model")),
             partial=printable(str(content.get("partial", ""))),
+            note=printable(str(content.get("note", ""))),
         )
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         said = " ".join(str(error).split())[:200]

@@ -268,9 +268,11 @@ def test_tables_need_no_footage(scene, tmp_path):
 
 def test_no_highlight_at_all_is_a_whole_export_that_says_so(tmp_path):
     video = write_video(tmp_path / "f" / "v.mp4", 20)
-    write_result(tmp_path / "r", video, [])
+    result = write_result(tmp_path / "r", video, [])
+    result.write_text(json.dumps({**json.loads(result.read_text()), "note": "a budget of 0 s"}))
     report = export_results(tmp_path / "r", [tmp_path / "f"], tmp_path / "out", ["all"])
     assert report.rejected == ()
+    assert "<td>a budget of 0 s</td>" in (tmp_path / "out" / "highlights.html").read_text()
     assert report.files["clips"] == report.files["reel"] == ()
     assert "no reel: no highlight" in report.notes
     assert "No highlights" in (tmp_path / "out" / "highlights.html").read_text()
