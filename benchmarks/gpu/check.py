@@ -134,6 +134,7 @@ def check_model(
             report.figures[f"{key}_build_s"] = time.perf_counter() - start_s
             reference = features_of(_reference(subject, ready.tower), on_device)
             report.figures.update(parity_figures(key, compare_features(features, reference)))
+            report.figures.update({f"{key}_{name}": value for name, value in ready.figures.items()})
             calls[rung] = ready.call
         except FAILURES as error:
             report.fail(subject.name, rung, first_line(error))

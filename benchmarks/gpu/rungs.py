@@ -5,7 +5,7 @@ Knows how a rung is built from a tower; knows nothing of clocks. What cannot be 
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from models.encoder.openclip import image_size, model_config
 from models.engines import EngineRecord, TowerSource, tensorrt
 from models.engines.base import Frames, frames_tower, quiet_export
 from models.engines.compiler import INDUCTOR, quiet_compiler
+from models.engines.plan_text import read_plan
 from models.errors import EngineNotPossible, HerdlightError
 from models.tower import Tower
 
@@ -62,10 +63,11 @@ class Subject:
 
 @dataclass(frozen=True, eq=False)
 class Ready:
-    """A rung that is built: its function, and the tower whose float32 features it is compared with."""
+    """A rung that is built: its function, the tower whose float32 features it is compared with, and more figures."""
 
     call: Call
     tower: nn.Module
+    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 def make_subject(name: str, device: str, scratch: Path, seed: int) -> Subject:
@@ -134,7 +136,10 @@ def planned(subject: Subject, precision: str, by_torch: bool) -> Ready:
     record = EngineRecord(
         "tensorrt", precision, {}, built.versions, built.device, subject.image_size, source.feature_dim
     )
-    return Ready(tensorrt.load_on_gpu(folder, record), subject.tower)
+    plan = (folder / built.files[0]).read_bytes()
+    facts, kind = read_plan(plan), {"float16": "half"}.get(precision, precision)
+    figures = {"disk_mb": len(plan) / 1e6, f"num_products_{kind}": facts.num_products(kind)}
+    return Ready(tensorrt.load_on_gpu(folder, record), subject.tower, figures)
 
 
 def sparse(subject: Subject, dtype: torch.dtype) -> Ready:
