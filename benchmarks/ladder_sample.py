@@ -114,7 +114,7 @@ def speedup(faster: Figures, slower: Figures) -> dict[str, float]:
 
 def named(prefix: str, values: Mapping[str, float]) -> dict[str, float | None]:
     """Return figures under names that begin with `prefix`; what is undefined is None."""
-    return {f"{prefix}{key}": value if math.isfinite(value) else None for key, value in values.items()}
+    return {f"{prefix}{key}": float(value) if math.isfinite(value) else None for key, value in values.items()}
 
 
 def rung_figures(prefix: str, rows: Sequence[RungResult]) -> dict[str, float | None]:

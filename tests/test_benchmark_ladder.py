@@ -12,6 +12,7 @@ from benchmarks.ladder_shrinks import PRUNINGS, RUNTIME, TOKENS, best_schedule
 from models.bootstrap import PairedDifference
 from models.errors import DataError
 from models.evaluation import Estimate
+from models.files import read_json
 from models.ladder import REFERENCE, Figures, Rung, RungResult, Speed, choose_rung, parse_rung
 from tasks.ladder import LadderResult
 from tasks.shrinks import parts_of
@@ -71,3 +72,19 @@ def test_without_the_sample_it_says_how_to_make_it(tmp_path: Path, capsys: pytes
         ladder.main(["--build", str(tmp_path), "--quick"])
     assert caught.value.code == 1
     assert "dvc repro train" in capsys.readouterr().err
+
+
+def test_parts_are_one_file_with_what_was_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ladder, "read_sample", lambda *_arguments: None)
+    monkeypatch.setattr(ladder, "read_parent", lambda _build: None)
+    monkeypatch.setattr(ladder.torch, "set_num_threads", lambda _count: None)
+    for part in ladder.PARTS:
+        told = ({f"{part}_speedup": 1.5}, {part: {"rungs": []}})
+        monkeypatch.setattr(ladder, f"measure_{part}", lambda *_a, told=told, **_k: told)
+    figures = ladder.measure(tmp_path, tmp_path, quick=True, results=tmp_path)
+    written = read_json(tmp_path / "ladder_quick.json")
+    assert written["figures"] == figures == {f"{part}_speedup": 1.5 for part in ladder.PARTS}
+    assert set(written["params"]["seconds"]) == {*ladder.PARTS, "all"}
+    assert set(ladder.PARTS) <= set(written)
+    ladder.measure(tmp_path, tmp_path, quick=False, parts=("tokens",), results=tmp_path)
+    assert list(read_json(tmp_path / "ladder.json")["figures"]) == ["tokens_speedup"]
