@@ -3,8 +3,8 @@
 A camera that wanders over a textured picture, with grain. What is hard on a decoder is coded bits: files have the bit
 rate that YouTube recommends for uploads of their size at 30 frames a second (720p 5 Mbit/s, 1080p 8 Mbit/s,
 support.google.com/youtube/answer/1722171). libx264's own defaults otherwise: preset medium, a keyframe at most every
-250 frames, up to three frames between references, deblocking. Long files are the same packets again and again with later times, which
-takes seconds and is as long to decode as if it had been encoded at that length.
+250 frames, up to three frames between references, deblocking. Long files are the same packets again and again with
+later times, which takes seconds and is as long to decode as if it had been encoded at that length.
 """
 
 from collections.abc import Iterator
