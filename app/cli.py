@@ -9,6 +9,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -19,6 +20,15 @@ from models.errors import DataError, GateRefused
 from tasks.shell import one_line_errors, quiet_environment, terminate_as_interrupt
 
 DEFAULT_MODEL = "models:/herdlight@champion"
+
+
+class Runner(StrEnum):
+    """Who scores a library."""
+
+    local = "local"
+    dask = "dask"
+
+
 app = typer.Typer(
     name="herdlight",
     help="Finds the seconds of wildlife footage worth sharing.",
@@ -63,6 +73,109 @@ def score(
 
         if not score_footage(paths, out, model, threshold, force=force).scored:
             raise DataError(f"none of the videos could be scored; {out / 'rejected.json'} says why for each")
+
+
+@app.command(name="export")
+def export_(
+    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="The folder that `herdlight score` wrote.")],
+    out: Annotated[Path, typer.Option(help="Folder for what is written; made where it is missing.")],
+    footage: Annotated[
+        list[Path] | None,
+        typer.Option(help="A folder with the scored videos at any depth, or one video; may be given more than once."),
+    ] = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Comma-separated: json, csv, parquet, vtt, edl, otio, fcp7xml, fcpxml, llc, clips, reel, "
+            "timeline, contact-sheet, html, camtrap-dp, or all."
+        ),
+    ] = None,
+    start: Annotated[
+        list[str] | None,
+        typer.Option(metavar="VIDEO=TIME", help="When a video starts, ISO 8601 with its zone, for camtrap-dp."),
+    ] = None,
+    place: Annotated[
+        str | None,
+        typer.Option(metavar="LATITUDE,LONGITUDE", help="Where the videos were recorded, degrees, for camtrap-dp."),
+    ] = None,
+) -> None:
+    """Hand highlights on: tables, chapters, editing timelines, clips, one reel, a contact sheet, a page, Camtrap DP.
+
+    A video that is missing, is not the one that was scored, or cannot be read is rejected with its reason, and the
+    others go on. The exit status is 0 when at least one result was handed on, or there were none; else 1.
+    """
+    with _door():
+        from app.handoff import export_highlights
+
+        report = export_highlights(results, footage or [Path()], out, formats or ["all"], start or [], place)
+        if report.rejected and not any(report.files.values()):
+            raise DataError(f"nothing could be handed on; {out / 'export.json'} says why for each")
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def features(
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="Keys as below; --key VALUE means the same.")
+    ] = None,
+) -> None:
+    """Save what an image tower makes of every frame, in the files and with the words of video_features.
+
+    Videos: video_paths=PATH or "[A, B]", or file_with_video_paths=FILE. Tower: feature_type=clip|timm|resnet|onnx,
+    model_name=ViT-B/32. Rows: extraction_fps=1 or extraction_total=N, else every frame. Where: device=cuda:0,
+    device_ids="[0, 1]" or cpu=true; batch_size=32. What with it: on_extraction=print|save_numpy|save_pickle,
+    output_path=./output; show_pred=true, pred_texts="['a dog smiles', 'a woman is lifting']".
+
+    Of herdlight: pretrained=TAG of open_clip, weights=FILE.safetensors, FILE.onnx or a folder of stage pretrain,
+    architecture=NAME for model_name=custom, resize=reference|decoder. For onnx: image_size, mean, std, onnx_input,
+    onnx_output, channels=rgb|bgr.
+
+    Features that are there and open are kept. A video that cannot be read is rejected with its reason and the others
+    go on; the exit status is then 1.
+    """
+    with _door():
+        from app.features import extract_features
+
+        if not extract_features(words or []):
+            sys.exit(1)
+
+
+@app.command()
+def score_library(
+    paths: Annotated[
+        list[str],
+        typer.Argument(metavar="PATH...", help="Folders, lists (a text file with a path a line), globs, videos."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the ledger and the results; made where it is missing.")],
+    model: Annotated[
+        str, typer.Option(help="A model of the registry (models:/NAME@ALIAS) or a folder with a served model.")
+    ] = DEFAULT_MODEL,
+    threshold: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Score from which a frame is a highlight; the model's own.")
+    ] = None,
+    runner: Annotated[Runner, typer.Option(help="Child processes of this machine, or Dask workers.")] = Runner.local,
+    workers: Annotated[int, typer.Option(min=1, help="How many videos at once.")] = 1,
+    address: Annotated[
+        str, typer.Option(help="With dask: tcp://HOST:PORT of a scheduler, local for this machine, slurm for jobs.")
+    ] = "local",
+    memory_gib: Annotated[float, typer.Option(min=0.1, help="Memory that one video may take, GiB.")] = 4.0,
+    retry_quarantined: Annotated[
+        bool, typer.Option("--retry-quarantined", help="Try again what was set aside.")
+    ] = False,
+) -> None:
+    """Score a library: each content once for each model, whatever is killed and however often it is run.
+
+    Each video is scored in a watched process: one that crashes a decoder, hangs or takes too much memory is set aside
+    with its reason, and the others go on. The exit status is 0 when at least one file has results, else 1.
+    """
+    with _door():
+        from app.library import score_paths
+        from tasks.library import options_of
+
+        dask = address if runner is Runner.dask else None
+        options = options_of(workers, dask, threshold=threshold, memory_gib=memory_gib, retry=retry_quarantined)
+        report = score_paths(paths, out, model, options, dask)
+        if not any(row.status in ("scored", "partial") for row in report.rows):
+            raise DataError(f"none of the files could be scored; {out / 'index.json'} says why for each")
 
 
 @app.command()
@@ -151,9 +264,7 @@ def gate(
 
 @app.command()
 def ladder(
-    table: Annotated[Path, typer.Option(help="The table that `python -m tasks.ladder` wrote.")] = Path(
-        "build/ladder/ladder.json"
-    ),
+    table: Annotated[Path, typer.Option(help="The table that stage ladder wrote.")] = Path("build/ladder/ladder.json"),
 ) -> None:
     """Print the compression ladder: what each rung costs and saves, which one was chosen, and why."""
     with _door():

@@ -26,9 +26,9 @@ def print_ladder(path: Path, console: Console) -> None:
         rows = [RungResult.from_json(row) for row in value["rungs"]]
         chosen, reasons, device = value["chosen"], dict(value["reasons"]), value["device"]
     except FileNotFoundError:
-        raise DataError(f"{path}: no ladder there; run `python -m tasks.ladder` first") from None
+        raise DataError(f"{path}: no ladder there; run `dvc repro ladder` first") from None
     except (OSError, ValueError, KeyError, TypeError, ModelError) as error:
-        raise DataError(f"{path}: not readable as a ladder ({error}); run `python -m tasks.ladder` again") from None
+        raise DataError(f"{path}: not readable as a ladder ({error}); run `dvc repro -f -s ladder` again") from None
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("Rung")
     table.add_column("Status")

@@ -30,8 +30,9 @@ from benchmarks.scoring_bench import STRIDE, set_up
 from benchmarks.scoring_footage import FPS, make_clip
 from benchmarks.scoring_loops import square_of
 from models.decoding import DecodeOptions, displayed_frames, opened
+from models.grid import pick_on_grid
 from models.served import ServedModel
-from models.video import Sampling, frames_of, pick_on_grid
+from models.video import Sampling, frames_of
 from tasks.shell import one_line_errors
 
 NAME = "decoding"

@@ -10,6 +10,7 @@ later times, which takes seconds and is as long to decode as if it had been enco
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -38,8 +39,8 @@ def make_clip(path: Path, width: int, height: int, duration_s: float, fps: int =
 def repeat_clip(source: Path, path: Path, num: int) -> Path:
     """Write the packets of `source` `num` times in a row, without encoding again."""
     with av.open(str(source)) as container:
-        packets = [packet for packet in container.demux(video=0) if packet.dts is not None]
-        template = container.streams.video[0]
+        packets: list[Any] = [packet for packet in container.demux(video=0) if packet.dts is not None]
+        template: Any = container.streams.video[0]
         # The first frame follows the last at the distance that frames have.
         ticks = max(packet.pts for packet in packets) - min(packet.pts for packet in packets)
         ticks += round(ticks / (len(packets) - 1))

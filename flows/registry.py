@@ -33,8 +33,8 @@ CHAMPION = "champion"
 PREVIOUS = "previous"
 # What scoring needs beside herdlight's own code, which is logged with the model.
 _REQUIREMENTS = (
-    "av", "ftfy", "matplotlib", "mlflow", "numpy", "open_clip_torch", "openvino", "pandas", "pillow", "pyarrow",
-    "pydantic", "pyyaml", "regex", "rich", "safetensors", "timm", "torch", "torchvision",
+    "av", "fsspec", "ftfy", "matplotlib", "mlflow", "numpy", "open_clip_torch", "openvino", "pandas", "pillow",
+    "pyarrow", "pydantic", "pyyaml", "regex", "rich", "safetensors", "timm", "torch", "torchvision",
 )  # fmt: skip
 
 
@@ -178,8 +178,11 @@ def _version(entry: mlflow.entities.model_registry.ModelVersion) -> ModelVersion
 
 def _signature() -> ModelSignature:
     return ModelSignature(
-        inputs=Schema([ColSpec(DataType.string, "video")]),
-        params=ParamSchema([ParamSpec("threshold", DataType.double, None)]),
+        # `content` is base64 in text: MLflow decodes a binary column at once, and one bad row would cost the others.
+        inputs=Schema([ColSpec(DataType.string, name, required=False) for name in ("video", "content")]),
+        params=ParamSchema(
+            [ParamSpec("threshold", DataType.double, None), ParamSpec("scores", DataType.boolean, False)]
+        ),
     )
 
 

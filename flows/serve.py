@@ -16,7 +16,7 @@ from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLi
 from prefect.deployments.runner import RunnerDeployment
 from prefect.types.entrypoint import EntrypointType
 
-from flows.score_inbox import DEFAULT_MIN_AGE_S, score_inbox
+from flows.score_library import DEFAULT_MIN_AGE_S, score_library
 from flows.settings import Settings
 from flows.train import train
 from tasks.shell import one_line_errors, quiet_environment
@@ -35,7 +35,7 @@ def make_deployments(
     inbox_interval_s: float = DEFAULT_INBOX_INTERVAL_S,
     inbox_min_age_s: float = DEFAULT_MIN_AGE_S,
 ) -> tuple[RunnerDeployment, RunnerDeployment]:
-    """Return the deployments `train/nightly` and `score-inbox/inbox` for the repository of `settings`.
+    """Return the deployments `train/nightly` and `score-library/inbox` for the repository of `settings`.
 
     train_cron:       when to train, five fields, in UTC
     train_interval_s: train every so many seconds instead
@@ -54,7 +54,7 @@ def make_deployments(
         description="Run the DAG of dvc.yaml, judge the model, promote it if it passed.",
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
-    inbox = score_inbox.to_deployment(
+    inbox = score_library.to_deployment(
         name="inbox",
         interval=timedelta(seconds=inbox_interval_s),
         parameters={**where, "min_age_s": inbox_min_age_s},

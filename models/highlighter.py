@@ -19,8 +19,10 @@ from models.calibration import NO_CALIBRATION, Calibration
 from models.encoder import EncoderSpec, load_weights, save_weights
 from models.errors import ModelError, ShapeError
 from models.files import read_json, replacing_folder, write_json
+from models.merging_tower import MergingTower
 from models.multiscale import MultiScaleHead
 from models.temporal import HighlightHead, TemporalKind
+from models.token_merging import NO_MERGING, MergeSchedule
 from models.tower import Tower
 from models.video import Sampling
 
@@ -45,6 +47,7 @@ class HighlighterSpec:
     merge_gap_s:     highlights at most this far apart become one, seconds
     calibration:     curve from logit to score, fitted on val; none in models from before there was one
     num_members:     committee of a multiscale head, at least 1
+    merging:         tokens that each block of the tower merges; none in models from before there was any
     """
 
     encoder: EncoderSpec
@@ -58,6 +61,7 @@ class HighlighterSpec:
     merge_gap_s: float = 0.0
     calibration: Calibration = NO_CALIBRATION
     num_members: int = 1
+    merging: MergeSchedule = NO_MERGING
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
@@ -70,7 +74,9 @@ class HighlighterSpec:
     def to_json(self) -> dict[str, Any]:
         """Return the fields as a JSON object."""
         parts = {"encoder": self.encoder.to_json(), "calibration": self.calibration.to_json()}
-        return {"format_version": FORMAT_VERSION, **asdict(self), **parts}
+        fields = {"format_version": FORMAT_VERSION, **asdict(self), **parts}
+        fields.pop("merging")  # a model that merges nothing is written as before there was merging
+        return fields if self.merging == NO_MERGING else {**fields, "merging": self.merging.to_json()}
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> "HighlighterSpec":
@@ -81,6 +87,7 @@ class HighlighterSpec:
         fields["encoder"] = EncoderSpec.from_json(fields["encoder"])
         fields["sampling"] = Sampling(**fields["sampling"])
         fields["calibration"] = Calibration.from_json(fields.get("calibration"))
+        fields["merging"] = MergeSchedule.from_json(fields.get("merging"))
         return HighlighterSpec(**fields)
 
 
@@ -89,7 +96,7 @@ class Highlighter(nn.Module):
 
     def __init__(self, spec: HighlighterSpec, visual: nn.Module | None = None) -> None:
         super().__init__()
-        self.tower = Tower(spec.encoder, spec.unfreeze_blocks, visual)
+        self.tower = build_tower(spec, visual)
         self.head = build_head(spec)
 
     def tail(self, tokens_NLD: Tensor) -> Tensor:
@@ -101,6 +108,16 @@ class Highlighter(nn.Module):
         features_BTE = torch.unflatten(self.tail(tokens_BTLD.flatten(0, 1)), 0, tokens_BTLD.shape[:2])
         logits_BT: Tensor = self.head(features_BTE, times_s_BT, mask_BT)
         return logits_BT
+
+
+def build_tower(spec: HighlighterSpec, visual: nn.Module | None = None) -> Tower:
+    """Return the tower of a spec, around `visual` or with fresh weights: what engines are built from and run.
+
+    Raises EngineNotPossible where the spec merges tokens and the network has none to merge.
+    """
+    if spec.merging == NO_MERGING:
+        return Tower(spec.encoder, spec.unfreeze_blocks, visual)
+    return MergingTower(spec.encoder, spec.unfreeze_blocks, spec.merging, visual)
 
 
 def build_head(spec: HighlighterSpec) -> HighlightHead | MultiScaleHead:

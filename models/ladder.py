@@ -45,6 +45,7 @@ class Part:
 
 
 EAGER = Part("runtime", "float32", "eager", "float32")
+# What asks less of the machine that serves first: of two that are equally fast the earlier is served.
 RUNTIMES: Mapping[str, Part] = {
     part.name: part
     for part in (
@@ -56,7 +57,13 @@ RUNTIMES: Mapping[str, Part] = {
         Part("runtime", "openvino", "openvino", "float32"),
         Part("runtime", "openvino-bfloat16", "openvino", "bfloat16"),
         Part("runtime", "openvino-int8", "openvino", "int8"),
+        Part("runtime", "compiled", "torch-compile", "float32"),
+        Part("runtime", "compiled-bfloat16", "torch-compile", "bfloat16"),
+        Part("runtime", "aot", "aot", "float32"),
+        Part("runtime", "aot-bfloat16", "aot", "bfloat16"),
         Part("runtime", "tensorrt", "tensorrt", "float16"),
+        Part("runtime", "tensorrt-int8", "tensorrt-int8", "int8"),
+        Part("runtime", "tensorrt-fp8", "tensorrt-fp8", "fp8"),
     )
 }
 
@@ -121,8 +128,8 @@ class Speed:
     """Frames a second in batches of one size.
 
     batch_size:   frames of a batch
-    frames_per_s: median over the rounds, above 0
-    spread:       half the distance from the slowest round to the fastest, frames/s, at least 0
+    frames_per_s: median over the rounds, each all its frames over all its time; above 0
+    spread:       half the distance from slow rounds to fast ones, frames/s, at least 0
     """
 
     batch_size: int
@@ -132,6 +139,16 @@ class Speed:
     def __post_init__(self) -> None:
         if self.batch_size < 1 or not (0 < self.frames_per_s < math.inf) or not (0 <= self.spread < math.inf):
             raise ShapeError(f"speed: must be positive with a spread of at least 0, got {self}")
+
+    @property
+    def slowest(self) -> float:
+        """Lower end, frames/s; may lie below 0."""
+        return self.frames_per_s - self.spread
+
+    @property
+    def fastest(self) -> float:
+        """Upper end, frames/s."""
+        return self.frames_per_s + self.spread
 
     @property
     def text(self) -> str:
@@ -228,11 +245,12 @@ def choose_rung(results: Sequence[RungResult], max_f1_drop: float = 0.005) -> De
     """Return the fastest rung that loses no F1 and pays, with a sentence of reason for every rung.
 
     A rung is allowed when it was measured and the lower bound of its paired F1 difference lies above -max_f1_drop.
-    The allowed ones are gone through from the simplest to the most complex, the slower first; one is kept when its
-    speed at its best batch is above that of the rung below, the last that was kept, by more than its own spread. So a
-    gain within the noise never buys complexity, and nothing at all leaves the reference.
+    The allowed ones are gone through from the simplest to the most complex, and among equals in the order of RUNTIMES
+    and not of speed, so that of two that are alike each run takes the same. One is kept when its speed at its best
+    batch is above that of the rung below, the last that was kept, by more than the spreads of both together. So a gain
+    within the noise never buys complexity, and where nothing pays the reference stays.
 
-    With a larger max_f1_drop the chosen rung is never slower than before by more than the spread of the one before.
+    With a larger max_f1_drop the chosen rung is never slower than before by more than those two spreads.
 
     Raises ModelError unless the float32 reference is among `results`, measured, and every name is there once.
     """
@@ -255,7 +273,7 @@ def choose_rung(results: Sequence[RungResult], max_f1_drop: float = 0.005) -> De
             reasons[result.rung.name] = f"{result.status.replace('_', ' ')}: {result.reason}"
         elif not figures.f1_difference.low > -max_f1_drop:
             reasons[result.rung.name] = _loss(figures.f1_difference, max_f1_drop)
-        elif not figures.best.frames_per_s - figures.best.spread > speed.frames_per_s:
+        elif not figures.best.slowest > speed.fastest:
             reasons[result.rung.name] = f"does not pay: {_gain(figures.best, speed, below.rung.name)}"
         else:
             reasons[result.rung.name] = f"pays: {_gain(figures.best, speed, below.rung.name)}"
@@ -296,9 +314,8 @@ def _dominates(first: tuple[float, float], second: tuple[float, float]) -> bool:
     return first != second and first[0] >= second[0] and first[1] >= second[1]
 
 
-def _ladder_order(result: RungResult) -> tuple[int, float, str]:
-    speed = math.inf if result.figures is None else result.figures.best.frames_per_s
-    return result.rung.complexity, speed, result.rung.name
+def _ladder_order(result: RungResult) -> tuple[int, int, str]:
+    return result.rung.complexity, list(RUNTIMES).index(result.rung.runtime.name), result.rung.name
 
 
 def _loss(difference: PairedDifference, max_f1_drop: float) -> str:
@@ -312,7 +329,7 @@ def _loss(difference: PairedDifference, max_f1_drop: float) -> str:
 
 def _gain(speed: Speed, below: Speed, name: str) -> str:
     return (
-        f"{speed.text} frames/s against {below.frames_per_s:.4g} of {name}, the "
+        f"{speed.text} frames/s against {below.text} of {name}, the "
         f"rung below ({speed.frames_per_s / below.frames_per_s:.2f} times)"
     )
 

@@ -14,7 +14,8 @@ import models.torchvision_operators  # noqa: F401  # isort: skip  (before open_c
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 
 from models.encoder import EncoderSpec
-from models.errors import EngineNotPossible, ShapeError
+from models.encoder.narrow import Skip
+from models.errors import EngineNotPossible, ParamsError, ShapeError
 from models.token_merging import MergeSchedule, merging_block
 from models.tower import Tower
 
@@ -38,6 +39,11 @@ class MergingTower(Tower):
         num_tokens, self.width = mergeable(self.visual, spec.name).positional_embedding.shape
         schedule.tokens_left(num_tokens, num_blocks)
         self.num_merged = schedule.num_merged or (0,) * num_blocks
+        for place, (block, number) in enumerate(zip(self.blocks(), self.num_merged, strict=True)):
+            if number and isinstance(block, Skip):
+                raise ParamsError(
+                    f"token merging: block {place} was removed and cannot merge {number} tokens; give it 0"
+                )
 
     def front(self, pixels_NCHW: Tensor) -> Tensor:
         """Return tokens [N, M, D] of float pixels [N, 3, H, W] in 0 to 255, RGB.
@@ -98,7 +104,7 @@ def mergeable(visual: nn.Module, name: str) -> Any:
         why = f"is a {type(visual).__name__} and not a vision transformer of open_clip"
     elif visual.attn_pool is not None or visual.pool_type not in ("tok", "avg"):
         why = "pools by attention or not at all"
-    elif not all(type(block) is ResidualAttentionBlock for block in visual.transformer.resblocks):
+    elif not all(type(block) in (ResidualAttentionBlock, Skip) for block in visual.transformer.resblocks):
         why = "has blocks of its own kind"
     elif not visual.transformer.batch_first:
         why = "keeps its batch second"

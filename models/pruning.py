@@ -66,14 +66,16 @@ class PruneReport:
         return self.num_pruned / self.num_weights
 
 
-def prunable_weights(model: Highlighter) -> dict[str, nn.Parameter]:
+def prunable_weights(model: Highlighter, *, whole_tower: bool = False) -> dict[str, nn.Parameter]:
     """Return the weights that may be pruned, by name: matrices and kernels, never biases, norms or positions.
 
     Those of every Linear, Conv2d, MultiheadAttention (its stacked input projection too) and LSTM of the tail and the
-    head, and the image projection when the tail trains it.
+    head, and the image projection when the tail trains it. With `whole_tower` the front's too.
     """
-    chosen = {id(weight) for module in (*model.tower.trained_modules(), model.head) for weight in _weights_of(module)}
-    chosen.add(id(model.tower.trained_projection()))
+    roots = [model.tower.visual] if whole_tower else model.tower.trained_modules()
+    chosen = {id(weight) for module in (*roots, model.head) for weight in _weights_of(module)}
+    projection = getattr(model.tower.visual, "proj", None) if whole_tower else model.tower.trained_projection()
+    chosen.add(id(projection))
     return {name: weight for name, weight in model.named_parameters() if id(weight) in chosen}
 
 
@@ -100,6 +102,24 @@ def mask_l1_unstructured(weights: Mapping[str, Tensor], amount: float) -> dict[s
     kept = method.compute_mask(everything, torch.ones_like(everything))  # type: ignore[no-untyped-call]
     parts = torch.split(kept, [weight.numel() for weight in weights.values()])
     return {name: part.view_as(weight) for (name, weight), part in zip(weights.items(), parts, strict=True)}
+
+
+def mask_two_four(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return masks that keep the two largest of every four neighbours by absolute value, along a weight's inputs.
+
+    2:4 sparsity by magnitude: Mishra et al., "Accelerating Sparse Deep Neural Networks", 2021, arXiv:2104.08378. The
+    fours lie along axis 1, over which a product sums (of a kernel its input channels), which is how a sparse tensor
+    core reads them; a weight whose inputs are no whole fours stays whole.
+    """
+    return {name: _two_of_four(weight.detach()) for name, weight in weights.items()}
+
+
+def _two_of_four(weight: Tensor) -> Tensor:
+    if weight.ndim < 2 or weight.shape[1] % 4:
+        return torch.ones_like(weight)
+    fours = weight.abs().movedim(1, -1).unflatten(-1, (-1, 4))
+    kept = torch.zeros_like(fours).scatter_(-1, fours.topk(2, dim=-1).indices, 1.0)
+    return kept.flatten(-2).movedim(-1, 1).contiguous()
 
 
 # A method takes weights by name and the share to drop, and gives a mask for each; another one is another line.

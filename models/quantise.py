@@ -27,7 +27,7 @@ _GRAPH_FILE = "tower.xml"
 
 
 def quantise_openvino(folder: Path, frames_NHWC: Frames) -> EngineRecord:
-    """Quantise the OpenVINO engine in `folder` in place; what stays in floating point keeps the engine's precision.
+    """Quantise the OpenVINO engine in `folder` in place; what stays in floating point is then float32.
 
     frames_NHWC: of the train split, uint8 [N, H, W, 3], at least MIN_FRAMES
     Raises MissingExtra without NNCF, EngineError for another engine, too few frames, or where NNCF fails.
@@ -58,7 +58,7 @@ def quantise_openvino(folder: Path, frames_NHWC: Frames) -> EngineRecord:
     temporary.with_suffix(".bin").replace((folder / _GRAPH_FILE).with_suffix(".bin"))
     temporary.replace(folder / _GRAPH_FILE)
     files = {name: hash_file(folder / name) for name in record.files}
-    record = replace(record, files=files, versions={**record.versions, **version_of("nncf")})
+    record = replace(record, precision="int8", files=files, versions={**record.versions, **version_of("nncf")})
     write_record(folder, record)
     return record
 

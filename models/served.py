@@ -18,10 +18,9 @@ from models.engines import Engine, load_engine, read_record
 from models.engines.base import RECORD_FILE
 from models.errors import EngineError, ShapeError
 from models.files import replacing_folder, write_json
-from models.highlighter import SPEC_FILE, HighlighterSpec, build_head, load_spec, score_logits
+from models.highlighter import SPEC_FILE, HighlighterSpec, build_head, build_tower, load_spec, score_logits
 from models.spans import ScoreTrack
 from models.streaming import HeadTrack, TrackStream
-from models.tower import Tower
 from models.video import SampledVideo
 
 _HEAD_FILE = "head.safetensors"
@@ -112,5 +111,5 @@ def load_served(folder: Path, batch_size: int = DEFAULT_BATCH_SIZE) -> ServedMod
     spec = load_spec(folder)
     head = build_head(spec)
     load_weights(folder / _HEAD_FILE, head)
-    engine = load_engine(folder, make_tower=lambda: Tower(spec.encoder, spec.unfreeze_blocks))
+    engine = load_engine(folder, make_tower=lambda: build_tower(spec))
     return ServedModel(spec, engine, head.eval().requires_grad_(False), batch_size)

@@ -90,9 +90,17 @@ def slim_highlighter(
 
 
 def slim_whole_tower(
-    model: Highlighter, spec: HighlighterSpec, batches: Iterable[FrameBatch], loss: LossKind, slimming: Slimming
+    model: Highlighter,
+    spec: HighlighterSpec,
+    batches: Iterable[FrameBatch],
+    loss: LossKind,
+    slimming: Slimming,
+    within: Sequence[str] | None = None,
 ) -> tuple[Highlighter, HighlighterSpec, SlimReport]:
-    """Return a highlighter whose whole tower is smaller, as `slim_highlighter` does; stored tokens no longer fit it."""
+    """Return a highlighter whose whole tower is smaller, as `slim_highlighter` does; stored tokens no longer fit it.
+
+    within: paths of modules in the tower; only what lies in one of them is cut. Everything where it is left out.
+    """
     model.tower.visual.requires_grad_(True)
 
     def judge(batch: FrameBatch) -> Tensor:
@@ -100,7 +108,7 @@ def slim_whole_tower(
         features_BWE = torch.unflatten(model.tower(pixels), 0, batch.mask_BW.shape)
         return loss_of(loss, model.head(features_BWE, batch.times_s_BW, batch.mask_BW), batch.targets_BW, batch.mask_BW)
 
-    return _slim(model, spec, find_groups(model.tower.visual), batches, judge, slimming)
+    return _slim(model, spec, find_groups(model.tower.visual, within), batches, judge, slimming)
 
 
 def _slim(

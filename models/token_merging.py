@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.encoder.narrow import NarrowAttention, Skip
 from models.errors import ModelError, ParamsError, ShapeError
 
 ScheduleKind = Literal["constant", "decreasing"]
@@ -158,15 +159,17 @@ def merge_tokens(x_NLD: Tensor, sizes_NL: Tensor | None, groups_NL: Tensor, num_
     return shares_NML.to(x_NLD.dtype) @ x_NLD, sizes_NM
 
 
-def attend(attention: nn.MultiheadAttention, x_NLD: Tensor, sizes_NL: Tensor | None) -> tuple[Tensor, Tensor]:
+def attend(
+    attention: nn.MultiheadAttention | NarrowAttention, x_NLD: Tensor, sizes_NL: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Return what self-attention adds to each token [N, L, D], and the keys [N, L, K], averaged over heads.
 
     Proportional attention: softmax(Q K^T / sqrt(K) + log size), so that a token counts as often as the patches that it
     stands for (equation 1 of the paper). Without dropout, as open_clip has it.
     """
-    num_frames, num_tokens, width = x_NLD.shape
+    num_frames, num_tokens = x_NLD.shape[:2]
     projected = functional.linear(x_NLD, attention.in_proj_weight, attention.in_proj_bias)
-    heads = projected.view(num_frames, num_tokens, 3, attention.num_heads, width // attention.num_heads)
+    heads = projected.view(num_frames, num_tokens, 3, attention.num_heads, attention.head_dim)
     query_NALK, key_NALK, value_NALK = heads.permute(2, 0, 3, 1, 4).unbind(0)
     bias_N11L = None if sizes_NL is None else sizes_NL.log().to(x_NLD.dtype)[:, None, None, :]
     mixed_NALK = functional.scaled_dot_product_attention(query_NALK, key_NALK, value_NALK, attn_mask=bias_N11L)
@@ -181,8 +184,11 @@ def merging_block(
 
     Tokens are merged between attention and MLP, by this block's own keys.
 
-    block: with ln_1, attn, ls_1, ln_2, mlp and ls_2, as open_clip's ResidualAttentionBlock; no attention mask
+    block: with ln_1, attn, ls_1, ln_2, mlp and ls_2, as open_clip's ResidualAttentionBlock, no attention mask; or the
+           place of a removed one, which merges nothing
     """
+    if isinstance(block, Skip):
+        return x_NLD, sizes_NL
     if num_merged == 0 and sizes_NL is None:
         unmerged_NLD: Tensor = block(x_NLD)
         return unmerged_NLD, None

@@ -5,8 +5,11 @@ mean difference, and F1 on test at the model's own threshold. Then it is timed. 
 chosen again on val, from the scores of the engine that is served. An engine that was built and cannot run here is
 "built", with no figures.
 
+With `engine: ladder` the rung that stage `ladder` chose is served: its engine, and the highlighter that it was built
+from, which is then what it is compared with. With a named engine or `auto` the pruned model is built anew.
+
 Times differ from run to run, so they have a file of their own (`latency.json`); all else is the same every time,
-except that `engine: auto` lets the times decide.
+except that `ladder` and `auto` let the times decide.
 """
 
 import logging
@@ -23,6 +26,7 @@ import pandas as pd
 from pydantic import Field
 
 from models.engines import (
+    EngineRecord,
     TowerSource,
     build_engine_from,
     engine_bytes,
@@ -33,15 +37,15 @@ from models.engines import (
 from models.engines.compare import EngineLatency, EngineReport, compare_scores, measure_latency
 from models.errors import EngineError, EngineNotPossible, MissingExtra, ModelError
 from models.files import replacing_folder, write_json
-from models.highlighter import Highlighter, HighlighterSpec, load_highlighter
+from models.highlighter import Highlighter, HighlighterSpec, build_tower, load_highlighter
 from models.manifest import VideoRow, read_manifest
 from models.metrics import choose_threshold
 from models.params import Section
 from models.predictions import calibrated_predictions, write_predictions
 from models.served import ServedModel, save_served
 from models.shards import read_frames_shard
-from models.tower import Tower
 from models.video import SampledVideo
+from tasks.chosen_rung import LADDER_AGAIN, ChosenRung, load_chosen
 from tasks.shell import progress_bar, stage_shell
 
 _log = logging.getLogger(__name__)
@@ -52,10 +56,12 @@ ReadVideo = Callable[[str], SampledVideo]
 class CompileParams(Section):
     """Which engines are built, and which one is served."""
 
-    engine: EngineName | Literal["auto"] = "openvino"
-    """Engine that is served; `auto` takes the fastest of `candidates` whose scores agree, as measured here."""
+    engine: EngineName | Literal["ladder", "auto"] = "ladder"
+    """Engine that is served. `ladder` takes the rung that stage ladder chose; `auto` takes the fastest of `candidates`
+    whose scores agree, as measured here; a name gives the same bytes on every machine."""
     candidates: tuple[EngineName, ...] = ("eager-bf16", "torchscript", "onnx", "openvino")
-    """Engines that are built and measured for the table, and among which `auto` chooses."""
+    """Engines that are built and measured for the table, and among which `auto` chooses; with `ladder` none, since the
+    ladder has measured its own."""
     also_build: tuple[EngineName, ...] = ("tensorrt",)
     """Engines that are built and kept for other devices, where their package is installed."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -74,7 +80,7 @@ class CompileParams(Section):
 class CompileResult:
     """What compiling gave.
 
-    chosen:      name of the engine that is served
+    chosen:      name of the engine that is served, or of its rung
     spec:        of the served model, with its threshold
     reports:     one for each engine, in the order of params
     latencies:   one for each measured engine
@@ -122,17 +128,21 @@ def compile_model(
     params: CompileParams,
     folder: Path,
     on_progress: Callable[[int], None] = lambda done: None,
+    rung: ChosenRung | None = None,
 ) -> CompileResult:
     """Build and compare the engines of `params`; leave `folder/model` (served) and `folder/also_built`.
 
     rows:        the manifest; val and test videos are scored
     read_video:  gives the sampled frames of a video by its id
     on_progress: called with the number of engines done; there are len(engines_of(params))
+    rung:        for `engine: ladder`, made of this highlighter
     Raises EngineError where the engine that is to be served cannot be, ModelError without val or test videos.
     """
     rows = [row for row in rows if row.split in ("val", "test")]
     if {row.split for row in rows} != {"val", "test"}:
         raise ModelError("compile: needs videos in val and in test; add some or change ingest.val_fraction")
+    if params.engine == "ladder" and rung is None:
+        raise EngineError(f"compile.engine = 'ladder': no rung was given; {LADDER_AGAIN}")
     highlighter = highlighter.eval()
     image_size = spec.encoder.image_size
     reference = ServedModel(spec, reference_engine(highlighter.tower, image_size), highlighter.head, params.batch_size)
@@ -141,11 +151,14 @@ def compile_model(
     trials: dict[str, _Trial] = {}
     with tempfile.TemporaryDirectory(prefix=".engines.", dir=folder) as scratch:
         source = TowerSource(highlighter.tower, image_size, Path(scratch) / ".graphs")
-        for done, name in enumerate(engines_of(params), start=1):
-            built = Path(scratch) / name
-            trials[name] = _try_engine(name, source, reference, rows, read_video, expected, params, built)
+        for done, name in enumerate(engines_of(params, rung), start=1):
+            made = Path(scratch) / name
+            make: Callable[[Path], EngineRecord] = partial(build_engine_from, name, source, precision=params.precision)
+            if rung is not None and name == rung.name:
+                make = rung.copy_engine
+            trials[name] = _try_engine(name, make, reference, rows, read_video, expected, params, made)
             on_progress(done)
-        chosen = _choose(params, trials)
+        chosen = _choose(params, trials) if rung is None else _rung_of(rung, trials)
         predictions = trials[chosen].predictions
         assert predictions is not None
         served_spec = replace(spec, threshold=_threshold_on_val(predictions))
@@ -158,9 +171,11 @@ def compile_model(
     return CompileResult(chosen, served_spec, tuple(trial.report for trial in trials.values()), latencies, predictions)
 
 
-def engines_of(params: CompileParams) -> list[str]:
-    """Return the engines that `params` name, each once."""
-    chosen = [] if params.engine == "auto" else [params.engine]
+def engines_of(params: CompileParams, rung: ChosenRung | None = None) -> list[str]:
+    """Return the engines that `params` name, each once; of the ladder's the name is the rung's."""
+    if rung is not None:
+        return list(dict.fromkeys([rung.name, *params.also_build]))
+    chosen = [] if params.engine in ("auto", "ladder") else [params.engine]
     return list(dict.fromkeys([*params.candidates, *chosen, *params.also_build]))
 
 
@@ -174,7 +189,7 @@ def _score_rows(model: ServedModel, rows: Sequence[VideoRow], read_video: ReadVi
 
 def _try_engine(
     name: str,
-    source: TowerSource,
+    make: Callable[[Path], EngineRecord],
     reference: ServedModel,
     rows: Sequence[VideoRow],
     read_video: ReadVideo,
@@ -182,14 +197,14 @@ def _try_engine(
     params: CompileParams,
     folder: Path,
 ) -> _Trial:
-    """Build one engine into `folder`, compare and time it; what goes wrong is its status and its reason."""
+    """Make one engine in `folder`, compare and time it; what goes wrong is its status and its reason."""
     spec = reference.spec
     try:
-        record = build_engine_from(name, source, folder, params.precision)
+        record = make(folder)
         if not runs_here(record):
             reason = f"built for {record.device}, which is not here"
             return _Trial(EngineReport(name, "built", reason, record.precision, engine_bytes(folder)))
-        engine = load_engine(folder, make_tower=lambda: Tower(spec.encoder, spec.unfreeze_blocks))
+        engine = load_engine(folder, make_tower=lambda: build_tower(spec))
         predictions = _score_rows(replace(reference, engine=engine), rows, read_video)
         parity = compare_scores(
             expected["score"].to_numpy(),
@@ -208,7 +223,17 @@ def _try_engine(
         _log.warning("%s", error)
         return _Trial(EngineReport(name, "failed", str(error).replace(str(folder), name)))
     report = EngineReport(name, "measured", None, record.precision, engine_bytes(folder), parity)
-    return _Trial(report, latency, predictions)
+    return _Trial(report, replace(latency, name=name), predictions)
+
+
+def _rung_of(rung: ChosenRung, trials: dict[str, _Trial]) -> str:
+    """Return the name of the ladder's rung. Raises EngineError where it cannot be served here."""
+    report = trials[rung.name].report
+    if report.status != "measured":
+        raise EngineError(
+            f"compile.engine = 'ladder': rung {rung.name} {report.status}: {report.reason}; {LADDER_AGAIN}"
+        )
+    return rung.name
 
 
 def _choose(params: CompileParams, trials: dict[str, _Trial]) -> str:
@@ -245,12 +270,13 @@ def _threshold_on_val(predictions: pd.DataFrame) -> float:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the stage."""
-    with stage_shell("compile", ["manifest", "frames", "model"], argv) as shell:
+    with stage_shell("compile", ["manifest", "frames", "model", "rung"], argv) as shell:
         params = shell.section("compile", CompileParams)
-        highlighter, spec = load_highlighter(shell["model"])
+        rung = load_chosen(shell["rung"], shell["model"]) if params.engine == "ladder" else None
+        highlighter, spec = rung.model if rung else load_highlighter(shell["model"])
         rows, read_video = read_manifest(shell["manifest"]), partial(read_frames_shard, shell["frames"])
-        with progress_bar("engines", len(engines_of(params))) as on_progress:
-            result = compile_model(highlighter, spec, rows, read_video, params, shell.out, on_progress)
+        with progress_bar("engines", len(engines_of(params, rung))) as on_progress:
+            result = compile_model(highlighter, spec, rows, read_video, params, shell.out, on_progress, rung)
         write_predictions(shell.out / "predictions.parquet", result.predictions)
         write_json(shell.out / "engines.json", result.to_json())
         write_json(shell.out / "latency.json", {"engines": [latency.to_json() for latency in result.latencies]})

@@ -10,9 +10,11 @@ from pathlib import Path
 
 from models.errors import DataError
 
-# What lies beside footage and is none: captions, notes, tables, checksums, and what `tasks.score` writes.
+# What lies beside footage and is none: captions, notes, tables, checksums, and what `tasks.score`
+# and `tasks.handoff` write.
 SIDECAR_SUFFIXES = frozenset(
     {".ass", ".csv", ".db", ".dvc", ".gpx", ".html", ".ini", ".json", ".jsonl", ".log", ".md", ".md5", ".nfo", ".npz"}
+    | {".edl", ".fcpxml", ".llc", ".otio"}
     | {".parquet", ".part", ".pdf", ".png", ".sha256", ".srt", ".sub", ".thm", ".tmp", ".toml", ".tsv", ".txt", ".vtt"}
     | {".xml", ".xmp", ".yaml", ".yml"}
 )

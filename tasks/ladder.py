@@ -1,18 +1,16 @@
 """The compression ladder: every rung built, scored and timed on the footage that it serves, and one chosen.
 
 Each rung is judged as it would be served: its threshold is chosen on val from its own scores, and its F1 is on test,
-paired by video with that of the float32 model. Scores are compared on val and test. Speeds are taken in rounds, in
-each of which every rung has its turn, so that a machine that slows down slows all of them. What cannot be built or
-run is a row with its reason, and the others go on.
+paired by video with that of the float32 model. Scores are compared on val and test. What cannot be built or run is a
+row with its reason, and the others go on. The chosen rung is left for stage `compile` to serve.
 
 Knows how a rung is measured; which one is chosen is the business of `models.ladder`.
 """
 
-import logging
+import math
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,54 +20,54 @@ import pandas as pd
 from pydantic import Field
 
 from models.bootstrap import count_replicates, draw_weights, paired_f1_difference, percentile_interval
-from models.energy import Energy
-from models.engines.compare import EngineLatency, compare_scores, measure_latency
-from models.errors import EngineError, ModelError
+from models.engines.compare import compare_scores
+from models.errors import ModelError
 from models.evaluation import Estimate
 from models.files import write_json
 from models.highlighter import load_highlighter
 from models.ladder import (
+    JOIN,
     REFERENCE,
+    STATUSES,
     Decision,
     Figures,
     Part,
     Rung,
     RungResult,
-    Speed,
     apply_decision,
     choose_rung,
     parse_rung,
 )
-from models.manifest import read_manifest
+from models.manifest import VideoRow, read_manifest
 from models.metrics import Counts, count_frames
 from models.paired import compare_models
-from models.params import Section
 from models.shards import read_frames_shard
-from tasks.energy import measure_energy
+from models.video import SampledVideo
+from tasks.chosen_rung import save_chosen
 from tasks.ladder_picture import write_ladder_picture
-from tasks.rungs import BuiltRung, Footage, Model, Shrink, build_rung, calibration_frames, without_figures
+from tasks.rung_timing import RungClock, TimingParams, time_rungs
+from tasks.rungs import BuiltRung, Footage, Model, Shrink, build_rung, calibration_frames, measure_memory
 from tasks.shell import progress_bar, stage_shell
+from tasks.shrinks import Shrinking, TokenSchedule, TrainingData, make_shrinks
+from tasks.train import TrainParams
 
 _CONFIDENCE = 0.95
 
 
-class LadderParams(Section):
+class LadderParams(TimingParams):
     """Which rungs there are, how they are measured, and how much F1 one may cost."""
 
     rungs: tuple[str, ...] = ("float32", "bfloat16", "torchscript", "onnx", "openvino", "openvino-bfloat16")
-    """Names of rungs; parts joined by "+" make one rung. The reference, float32, is measured in any case."""
+    """Names of rungs; parts joined by "+" make one rung, such as small+openvino with a step of `prunings` called small.
+    The reference, float32, is measured in any case."""
+    prunings: Mapping[str, Shrinking] = Field(default_factory=dict)
+    """Steps that make the network smaller, by the names that rungs call them."""
+    tokens: Mapping[str, TokenSchedule] = Field(default_factory=dict)
+    """Steps that merge patch tokens, by name."""
     max_f1_drop: float = Field(default=0.005, ge=0, le=1)
     """Loss of F1 that the lower bound of the paired difference must exclude."""
-    batch_sizes: tuple[int, ...] = Field(default=(8, 32), min_length=1)
-    """Frames of a batch that are tried beside one alone."""
-    num_rounds: int = Field(default=5, ge=1, le=100)
-    """Turns of every rung; the spread of a speed is over them."""
-    num_latency_runs: int = Field(default=50, ge=1)
-    """Most timed calls for each figure of a turn."""
-    latency_budget_s: float = Field(default=0.2, gt=0)
-    """Time for each figure of a turn, seconds."""
-    energy_budget_s: float = Field(default=3.0, ge=0)
-    """Time over which the energy of one rung is taken, seconds; 0 takes none."""
+    resident: bool = True
+    """Whether the memory of a process that serves each rung is measured; a process each, some seconds."""
     num_calibration_frames: int = Field(default=256, ge=1)
     """Frames of the train split from which int8 takes its ranges."""
     num_bootstrap: int = Field(default=1000, ge=1)
@@ -84,11 +82,13 @@ class LadderResult:
 
     rows:     one for each rung, the reference first; what was thrown out is "rejected"
     device:   what it was measured on, in words
+    chosen:   the chosen rung; its files lie where they were built
     """
 
     rows: tuple[RungResult, ...]
     decision: Decision
     device: str
+    chosen: BuiltRung
 
     def row(self, name: str) -> RungResult:
         """Return the row of rung `name`."""
@@ -101,7 +101,7 @@ class LadderResult:
         return {**decision, **told, "device": self.device, "rungs": [row.to_json() for row in self.rows]}
 
     def metrics(self) -> dict[str, float]:
-        """Return the flat figures: what the chosen rung saves, and how many rungs ended how."""
+        """Return the flat figures: what the chosen rung saves, how many rungs ended how, and the main ones of each."""
         chosen, reference = self.row(self.decision.chosen).figures, self.row(REFERENCE.name).figures
         assert chosen is not None
         assert reference is not None
@@ -114,17 +114,28 @@ class LadderResult:
             "f1": chosen.f1.value,
             "f1_difference": chosen.f1_difference.value,
             "f1_difference_low": chosen.f1_difference.low,
-            **{f"num_{status}": statuses.count(status) for status in sorted(set(statuses))},
+            **{f"num_{status}": statuses.count(status) for status in STATUSES},
+            **{key: value for row in self.rows for key, value in _flat(row).items()},
         }
 
 
-@dataclass
-class _Clock:
-    """What the rounds gave for one rung."""
-
-    turns: dict[int, list[EngineLatency]] = field(default_factory=dict)
-    energy: Energy | None = None
-    num_frames: int = 0
+def _flat(row: RungResult) -> dict[str, float]:
+    """Return the main figures of one rung by names that MLflow takes ("+" is none of its letters)."""
+    found, name = row.figures, row.rung.name.replace(JOIN, ".")
+    if found is None:
+        return {}
+    figures = {
+        "f1": found.f1.value,
+        "f1_difference": found.f1_difference.value,
+        "mean_score_diff": found.mean_score_diff,
+        "frames_per_s": found.best.frames_per_s,
+        "frames_per_s_single": found.single.frames_per_s,
+        "latency_ms_p50": found.latency_ms_p50,
+        "disk_mb": found.disk_mb,
+        "resident_mb": math.nan if found.resident_mb is None else found.resident_mb,
+        "kwh_per_1000": math.nan if found.kwh_per_1000 is None else found.kwh_per_1000,
+    }
+    return {f"ladder_{name}_{key}": value for key, value in figures.items()}
 
 
 def measure_ladder(
@@ -150,16 +161,12 @@ def measure_ladder(
     reference = outcomes[REFERENCE]
     if isinstance(reference, RungResult):
         raise ModelError(f"ladder: the reference {REFERENCE.name} {reference.status}: {reference.reason}")
-    clocks, failures = time_rungs([x for x in outcomes.values() if isinstance(x, BuiltRung)], footage, params)
-    rows = [
-        outcome
-        if isinstance(outcome, RungResult)
-        else failures.get(rung) or _measured(outcome, clocks[rung], reference, params)
-        for rung, outcome in outcomes.items()
-    ]
+    built = [outcome for outcome in outcomes.values() if isinstance(outcome, BuiltRung)]
+    results, device = _measure(built, reference, footage, params)
+    rows = [outcome if isinstance(outcome, RungResult) else results[rung] for rung, outcome in outcomes.items()]
     decision = choose_rung(rows, params.max_f1_drop)
-    devices = [clock.energy.device for clock in clocks.values() if clock.energy is not None]
-    return LadderResult(apply_decision(rows, decision), decision, devices[0] if devices else "cpu")
+    chosen = next(rung for rung in built if rung.rung.name == decision.chosen)
+    return LadderResult(apply_decision(rows, decision), decision, device, chosen)
 
 
 def measure_rung(
@@ -175,8 +182,8 @@ def measure_rung(
     built = build_rung(rung, model, footage, max(params.batch_sizes), shrinks, scratch)
     if isinstance(built, RungResult):
         return built
-    clocks, failures = time_rungs([built], footage, params)
-    return failures.get(rung) or _measured(built, clocks[rung], reference, params)
+    rows, _ = _measure([built], reference, footage, params)
+    return rows[rung]
 
 
 def rungs_of(params: LadderParams, parts: Mapping[Part, Shrink]) -> list[Rung]:
@@ -185,45 +192,21 @@ def rungs_of(params: LadderParams, parts: Mapping[Part, Shrink]) -> list[Rung]:
     return list(dict.fromkeys([REFERENCE, *(parse_rung(name, by_name) for name in params.rungs)]))
 
 
-def time_rungs(
-    built: Sequence[BuiltRung], footage: Footage, params: LadderParams
-) -> tuple[dict[Rung, _Clock], dict[Rung, RungResult]]:
-    """Return speed and energy of each rung, taken in turn, and the rows of those that failed meanwhile."""
-    frames_NHWC = footage.frames(max(params.batch_sizes))
-    clocks = {rung.rung: _Clock({size: [] for size in params.batch_sizes}) for rung in built}
-    failures: dict[Rung, RungResult] = {}
-
-    def each(work: Callable[[BuiltRung, _Clock], None]) -> None:
-        for rung in built:
-            if rung.rung not in failures:
-                try:
-                    work(rung, clocks[rung.rung])
-                except EngineError as error:
-                    failures[rung.rung] = without_figures(rung.rung, error)
-
-    def turn(rung: BuiltRung, clock: _Clock) -> None:
-        for size, found in clock.turns.items():
-            found.append(
-                measure_latency(rung.engine, frames_NHWC, size, params.num_latency_runs, params.latency_budget_s)
-            )
-
-    def take_energy(rung: BuiltRung, clock: _Clock) -> None:
-        batch_NHWC = frames_NHWC[: _best_of(clock).batch_size]
-        with measure_energy() as meter:
-            end_s = time.perf_counter() + params.energy_budget_s
-            while not clock.num_frames or time.perf_counter() < end_s:
-                rung.engine(batch_NHWC)
-                clock.num_frames += len(batch_NHWC)
-        clock.energy = meter.energy
-
-    for _ in range(params.num_rounds):
-        each(turn)
-    if params.energy_budget_s > 0:
-        each(take_energy)
-    return clocks, failures
+def _measure(
+    built: Sequence[BuiltRung], reference: BuiltRung, footage: Footage, params: LadderParams
+) -> tuple[dict[Rung, RungResult], str]:
+    """Return the row of each rung, measured or failed meanwhile, and the device."""
+    clocks, failures = time_rungs(built, footage, params)
+    whole = [rung for rung in built if rung.rung not in failures]
+    memory = measure_memory(whole, max(params.batch_sizes)) if params.resident else {}
+    rows = {rung.rung: _row(rung, clocks[rung.rung], memory.get(rung.rung), reference, params) for rung in whole}
+    devices = [clock.energy.device for clock in clocks.values() if clock.energy is not None]
+    return {**failures, **rows}, devices[0] if devices else "cpu"
 
 
-def _measured(built: BuiltRung, clock: _Clock, reference: BuiltRung, params: LadderParams) -> RungResult:
+def _row(
+    built: BuiltRung, clock: RungClock, resident_mb: float | None, reference: BuiltRung, params: LadderParams
+) -> RungResult:
     counts, against = (_video_counts(rung.table, rung.threshold) for rung in (built, reference))
     num_bootstrap, seed = params.num_bootstrap, params.seed
     parity = compare_scores(
@@ -233,7 +216,7 @@ def _measured(built: BuiltRung, clock: _Clock, reference: BuiltRung, params: Lad
         (reference.table["split"] == "test").to_numpy(),
         reference.threshold,
     )
-    turns = [turn for found in clock.turns.values() for turn in found]
+    latency_ms_p50, latency_ms_p99 = clock.latency_ms
     figures = Figures(
         f1=_f1_of(counts, num_bootstrap, seed),
         f1_difference=paired_f1_difference(
@@ -242,27 +225,16 @@ def _measured(built: BuiltRung, clock: _Clock, reference: BuiltRung, params: Lad
         p_worse=compare_models(against, counts, seed).p_value,
         max_score_diff=parity.max_score_diff,
         mean_score_diff=parity.mean_score_diff,
-        single=_speed_of(1, [1e3 / turn.latency_ms_p50 for turn in turns]),
-        best=_best_of(clock),
-        latency_ms_p50=float(np.median([turn.latency_ms_p50 for turn in turns])),
-        latency_ms_p99=float(np.median([turn.latency_ms_p99 for turn in turns])),
+        single=clock.single,
+        best=clock.best,
+        latency_ms_p50=latency_ms_p50,
+        latency_ms_p99=latency_ms_p99,
         disk_mb=built.disk_mb,
-        resident_mb=built.resident_mb,
-        kwh_per_1000=None if clock.energy is None else clock.energy.kwh * 1000 / clock.num_frames,
+        resident_mb=resident_mb,
+        kwh_per_1000=clock.kwh_per_1000,
         energy_method=None if clock.energy is None else clock.energy.method,
     )
     return RungResult(built.rung, "measured", None, figures)
-
-
-def _best_of(clock: _Clock) -> Speed:
-    turns = [turn for found in clock.turns.values() for turn in found]
-    speeds = [_speed_of(1, [1e3 / turn.latency_ms_p50 for turn in turns])]
-    speeds += [_speed_of(size, [turn.frames_per_s for turn in found]) for size, found in clock.turns.items()]
-    return max(speeds, key=lambda speed: speed.frames_per_s)
-
-
-def _speed_of(batch_size: int, rounds: Sequence[float]) -> Speed:
-    return Speed(batch_size, float(np.median(rounds)), (max(rounds) - min(rounds)) / 2)
 
 
 def _video_counts(table: pd.DataFrame, threshold: float) -> dict[str, Counts]:
@@ -280,22 +252,32 @@ def _f1_of(counts: Mapping[str, Counts], num_bootstrap: int, seed: int) -> Estim
     return Estimate(value, interval.low, interval.high)
 
 
+def split_footage(
+    rows: Sequence[VideoRow], read_video: Callable[[str], SampledVideo], params: LadderParams, fitting: TrainParams
+) -> tuple[Footage, Mapping[Part, Shrink]]:
+    """Return what rungs are measured on, and the steps of `params`, which learn from train and settle on val.
+
+    rows: the manifest; test videos are for the measuring alone
+    """
+    train, judged = ([row for row in rows if (row.split == "train") == wanted] for wanted in (True, False))
+    calibrate = partial(calibration_frames, train, read_video, params.num_calibration_frames)
+    training = TrainingData([row for row in rows if row.split != "test"], read_video, fitting)
+    return Footage(judged, read_video, calibrate), make_shrinks(params.prunings, params.tokens, training)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the stage."""
     with stage_shell("ladder", ["manifest", "frames", "model"], argv) as shell:
-        for noisy in ("onnxscript", "onnx_ir"):  # the exporter's steps, line by line
-            logging.getLogger(noisy).setLevel(logging.ERROR)
-        params = shell.section("ladder", LadderParams)
+        params, fitting = shell.section("ladder", LadderParams), shell.section("train", TrainParams)
         rows, read_video = read_manifest(shell["manifest"]), partial(read_frames_shard, shell["frames"])
-        train, judged = ([row for row in rows if (row.split == "train") == wanted] for wanted in (True, False))
-        calibrate = partial(calibration_frames, train, read_video, params.num_calibration_frames)
-        footage = Footage(judged, read_video, calibrate)
+        footage, shrinks = split_footage(rows, read_video, params, fitting)
         model = load_highlighter(shell["model"])
         with (
             tempfile.TemporaryDirectory(prefix=".rungs.", dir=shell.out) as scratch,
-            progress_bar("rungs", len(rungs_of(params, {}))) as on_progress,
+            progress_bar("rungs", len(rungs_of(params, shrinks))) as on_progress,
         ):
-            result = measure_ladder(model, footage, params, {}, Path(scratch), on_progress)
+            result = measure_ladder(model, footage, params, shrinks, Path(scratch), on_progress)
+            save_chosen(shell.out / "chosen", result.chosen, shell["model"])
         write_json(shell.out / "ladder.json", result.to_json())
         write_ladder_picture(shell.out / "ladder.png", result.rows, result.decision)
         shell.write_metrics(result.metrics())

@@ -1,7 +1,8 @@
 """Drawing the ladder: how good each rung is against how fast it is and against the energy it needs.
 
 Both panels are turned so that up and right is better. A rung that another beats in both ways is pale; the ones in
-front (the Pareto front) are joined by a line; the chosen one is ringed. Knows rows and a decision and computes no
+front (the Pareto front) are joined by a line; the chosen one is ringed. The bar through a point is the interval of its
+paired F1 difference: what reaches below the floor is not allowed. Knows rows and a decision and computes no
 figure of its own. Colours as in `tasks.pictures`.
 """
 
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from models.files import replacing
@@ -20,6 +22,7 @@ from tasks.pictures import BLUE, FAINT, GREY, INK, VERMILION, style_axes
 _PALE = "#B4BDC8"
 _LOSS = "#FBEDE6"
 _POINT = 1 / 72  # inch
+_HALO = withStroke(linewidth=2.5, foreground="white")
 # How far above its point a label may stand, 1/72 inch; the first place that is free is taken.
 _OFFSETS = tuple(up * sign for up in (13, 26, 39, 52, 65) for sign in (1, -1))
 Box = tuple[float, float, float, float]
@@ -61,7 +64,7 @@ def _subtitle(rows: Sequence[RungResult], decision: Decision) -> str:
     by_name = {row.rung.name: row.figures for row in rows}
     chosen, reference = by_name[decision.chosen], by_name[REFERENCE.name]
     if chosen is None or reference is None or decision.chosen == REFERENCE.name:
-        return f"Chosen: {decision.chosen}, the model as it was trained. Nothing else was faster and as good."
+        return f"Chosen: {decision.chosen}, the model as it was trained. Nothing else is surely as good and faster."
     faster = chosen.best.frames_per_s / reference.best.frames_per_s
     change = chosen.f1_difference.value
     quality = "the same" if abs(change) < 5e-4 else f"{abs(change):.3f} {'higher' if change > 0 else 'lower'}"
@@ -102,7 +105,9 @@ def _panel(
         is_reference = row.rung == REFERENCE
         colour = VERMILION if is_chosen else INK if is_reference else BLUE if point in front else _PALE
         marker = "D" if is_reference else "o"
-        axes.plot(x, y, marker=marker, ms=9, mfc=colour, mec="white", mew=1, zorder=5, ls="none")
+        if not is_reference:
+            axes.plot([x, x], _interval(points, row), color=colour, lw=1.6, alpha=0.55, zorder=3, solid_capstyle="butt")
+        axes.plot(x, y, marker=marker, ms=9, mfc=colour, mec="white", mew=1, zorder=7 if is_chosen else 5, ls="none")
         if is_chosen:
             axes.plot(x, y, marker="o", ms=19, mfc="none", mec=VERMILION, mew=2, zorder=6, ls="none")
         ink = VERMILION if is_chosen else INK if is_reference or point in front else "#8792A0"
@@ -118,6 +123,7 @@ def _style(axes: Axes) -> None:
 def _limits(axes: Axes, points: Sequence[_Placed], decision: Decision, larger_is_better: bool) -> None:
     """Set the scales, and shade what lies further below the reference than is allowed."""
     xs, ys = [x for _, x, _ in points], [y for *_, y in points]
+    ys += [end for row, *_ in points for end in _interval(points, row)]
     reference = next((y for row, _, y in points if row.rung == REFERENCE), max(ys))
     floor = reference - decision.max_f1_drop
     low, high = min(*ys, floor), max(*ys, reference)
@@ -131,9 +137,17 @@ def _limits(axes: Axes, points: Sequence[_Placed], decision: Decision, larger_is
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.axhspan(low - room, floor, color=_LOSS, zorder=0, lw=0)
     axes.text(
-        0.985, 0.02, "below here: loses more than is allowed", transform=axes.transAxes, ha="right", va="bottom",
-        fontsize=9, color="#A4532B", zorder=1,
+        0.985, 0.02, "a bar that reaches down here may lose more than is allowed", transform=axes.transAxes,
+        ha="right", va="bottom", fontsize=9, color="#A4532B", zorder=1,
     )  # fmt: skip
+
+
+def _interval(points: Sequence[_Placed], row: RungResult) -> tuple[float, float]:
+    """Return the interval of the F1 difference, placed at the reference's F1; the F1 itself where there is none."""
+    assert row.figures is not None
+    reference = next((y for other, _, y in points if other.rung == REFERENCE), math.nan)
+    low, high = reference + row.figures.f1_difference.low, reference + row.figures.f1_difference.high
+    return (low, high) if math.isfinite(low) and math.isfinite(high) else (row.figures.f1.value,) * 2
 
 
 def _line(front: Sequence[_Placed]) -> tuple[list[float], list[float]]:
@@ -149,6 +163,9 @@ def _label(axes: Axes, points: Sequence[_Placed], point: _Placed, taken: list[Bo
     aside = _inwards(axes, at[0], width)
     others = [_in_points(axes, *other[1:]) for other in points]
     dots = [(px - 7, py - 7, px + 7, py + 7) for px, py in others]
+    for other in points:
+        ends = [_in_points(axes, other[1], end) for end in _interval(points, other[0])]
+        dots.append((ends[0][0] - 1, ends[0][1], ends[1][0] + 1, ends[1][1]))
     for up in _OFFSETS:
         middle = at[0] + aside, at[1] + up
         box = (middle[0] - width / 2, middle[1] - height / 2, middle[0] + width / 2, middle[1] + height / 2)
@@ -159,7 +176,7 @@ def _label(axes: Axes, points: Sequence[_Placed], point: _Placed, taken: list[Bo
     axes.annotate(
         row.rung.name, (x, y), (aside, up + (6 if is_bold and up > 0 else -6 if is_bold else 0)),
         textcoords="offset points", ha="center", va="center", fontsize=10.5 if is_bold else 10,
-        weight="bold" if is_bold else "normal", color=colour, zorder=7,
+        weight="bold" if is_bold else "normal", color=colour, zorder=8, path_effects=[_HALO],
         arrowprops={"arrowstyle": "-", "color": _PALE, "lw": 0.7, "shrinkA": 0, "shrinkB": 5} if far else None,
     )  # fmt: skip
 

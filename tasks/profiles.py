@@ -30,6 +30,7 @@ SECTION_MODULES: Mapping[str, str] = {
     "embed": "tasks.embed",
     "train": "tasks.train",
     "prune": "tasks.prune",
+    "ladder": "tasks.ladder",
     "compile": "tasks.compile",
     "calibration": "models.calibration",
     "evaluate": "tasks.evaluate",

@@ -5,6 +5,7 @@ one process are not independent of each other (see `models.engines.openvino`), a
 """
 
 import importlib.util
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,10 @@ _TIMEOUT_S = 3600
 
 
 def quantise_apart(folder: Path, frames_NHWC: Frames, scratch: Path) -> None:
-    """Do in another process what `quantise_openvino` does, and raise what it raises."""
+    """Do in another process what `quantise_openvino` does, and raise what it raises.
+
+    Raises MemoryError where the system killed that process, which it does for want of memory.
+    """
     if importlib.util.find_spec("nncf") is None:
         raise MissingExtra(REMEDY)
     frames = scratch / "calibration.npy"
@@ -29,6 +33,8 @@ def quantise_apart(folder: Path, frames_NHWC: Frames, scratch: Path) -> None:
     try:
         subprocess.run(command, capture_output=True, text=True, check=True, timeout=_TIMEOUT_S)
     except subprocess.CalledProcessError as error:
+        if error.returncode == -signal.SIGKILL:
+            raise MemoryError from None
         lines = error.stderr.strip().splitlines()
         raise EngineError(lines[-1] if lines else f"int8: ended with status {error.returncode}") from None
     except subprocess.TimeoutExpired:

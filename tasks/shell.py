@@ -113,10 +113,10 @@ def stage_shell(name: str, inputs: Sequence[str], argv: Sequence[str] | None = N
         "lightning.pytorch",
         "great_expectations",
         "matplotlib",
-        "onnx_ir",
-        "onnxscript",
     ):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    for steps in ("onnx_ir", "onnxscript"):  # warn of every step that they leave out
+        logging.getLogger(steps).setLevel(logging.ERROR)
     with one_line_errors(f"stage {name}"), terminate_as_interrupt():
         params, out = paths.pop("params"), paths.pop("out")
         out.mkdir(parents=True, exist_ok=True)

@@ -87,16 +87,31 @@ def open_videos(rows: Sequence[VideoRow], tokens: Path, target: Target) -> dict[
     Importance is put on [0, 1] by the lowest and the highest score that anybody gave in the train split. A video
     without it is learnt by its labels.
     """
-    graded = [row.importance for row in rows if row.split == "train" and row.importance is not None]
-    low, high = importance_range(graded) if target == "importance" and graded else (0.0, 1.0)
+    targets_of = aims(rows, target)
     opened = {}
     for row in rows:
         times_s = read_tensors(tokens, row.video_id, ("times_s",))[0]["times_s"]
-        targets = None
-        if target == "importance" and row.importance is not None:
-            targets = np.clip((row.importance.at(times_s) - low) / (high - low), 0, 1).astype(np.float32)
-        opened[row.video_id] = open_video(tokens, row.video_id, label_times(times_s, row.spans), targets)
+        labels = label_times(times_s, row.spans)
+        opened[row.video_id] = open_video(tokens, row.video_id, labels, targets_of(row, times_s))
     return opened
+
+
+def aims(
+    rows: Sequence[VideoRow], target: Target
+) -> Callable[[VideoRow, npt.NDArray[np.float64]], npt.NDArray[np.float32]]:
+    """Return the function that gives what training aims at in a video, float32 [T] from 0 to 1, at times in seconds.
+
+    rows: among them the train split, by which importance is put on [0, 1]
+    """
+    graded = [row.importance for row in rows if row.split == "train" and row.importance is not None]
+    low, high = importance_range(graded) if target == "importance" and graded else (0.0, 1.0)
+
+    def targets_of(row: VideoRow, times_s: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+        if target == "importance" and row.importance is not None:
+            return np.clip((row.importance.at(times_s) - low) / (high - low), 0, 1).astype(np.float32)
+        return label_times(times_s, row.spans).astype(np.float32)
+
+    return targets_of
 
 
 def importance_range(graded: Sequence[Importance]) -> tuple[float, float]:

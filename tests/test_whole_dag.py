@@ -22,16 +22,21 @@ from tasks.sample.make import make_sample
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = [
-    "ingest", "validate", "frames", "pretrain", "embed", "train", "prune", "compile", "evaluate", "gate", "report",
+    "ingest", "validate", "frames", "pretrain", "embed", "train", "prune", "ladder", "categorise", "compile",
+    "evaluate", "gate", "report",
 ]  # fmt: skip
 # What a clock, a meter or a page with times writes; everything else must be the same bytes.
-MEASURED = ("energy.json", "latency.json", "data_docs", "report.html", "model_card.md", "build/report/metrics.json")
+MEASURED = (
+    "energy.json", "latency.json", "data_docs", "report.html", "model_card.md", "build/report/metrics.json",
+    "build/ladder/chosen", "build/ladder/ladder.json", "build/ladder/ladder.png", "build/ladder/metrics.json",
+)  # fmt: skip
 PARAMS = """
 pretrain: {epochs: 1, batch_size: 32}
 embed: {views: 1}
 train: {epochs: 1, window: 8, hidden_dim: 16}
 prune: {recovery_epochs: 1}
-compile: {candidates: [openvino], also_build: [], latency_budget_s: 0.05}
+ladder: {rungs: [openvino], num_rounds: 2, latency_budget_s: 0.01, energy_budget_s: 0, resident: false}
+compile: {engine: openvino, candidates: [openvino], also_build: [], latency_budget_s: 0.05}
 evaluate: {num_bootstrap: 200}
 validate: {min_videos_per_split: 2}
 gate: {min_f1: 1.0}

@@ -37,7 +37,7 @@ class Engine(Protocol):
     """An image tower made ready for one device.
 
     name:      engine, as in params.yaml
-    precision: arithmetic of the network: float32, bfloat16 or float16
+    precision: arithmetic of the network: float32, bfloat16, float16, int8 or fp8
     """
 
     @property
@@ -53,7 +53,7 @@ class EngineRecord:
     """What `engine.json` says of an engine.
 
     name:        engine
-    precision:   float32, bfloat16 or float16
+    precision:   float32, bfloat16, float16, int8 or fp8
     files:       SHA-256 of each file of the engine, by name inside the folder
     versions:    version of each package that wrote the files
     device:      where it runs: "cpu", "cuda", or for TensorRT the compute capabilities, "sm80+sm86"

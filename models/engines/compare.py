@@ -116,13 +116,14 @@ def measure_latency(
     num_runs:    most timed calls for each figure
     """
     batch_NHWC = np.resize(frames_NHWC, (batch_size, *frames_NHWC.shape[1:]))
-    single_s = _time_calls(engine, frames_NHWC[:1], num_runs, budget_s)
-    batch_s = _time_calls(engine, batch_NHWC, num_runs, budget_s)
+    single_s = time_calls(engine, frames_NHWC[:1], num_runs, budget_s)
+    batch_s = time_calls(engine, batch_NHWC, num_runs, budget_s)
     p50, p99 = np.percentile(single_s, [50, 99]) * 1e3
     return EngineLatency(engine.name, float(p50), float(p99), batch_size / float(np.median(batch_s)), batch_size)
 
 
-def _time_calls(engine: Engine, frames_NHWC: Frames, num_runs: int, budget_s: float) -> list[float]:
+def time_calls(engine: Engine, frames_NHWC: Frames, num_runs: int, budget_s: float) -> list[float]:
+    """Return the times of calls, seconds, after a warm-up: at most `num_runs` and about `budget_s` in all."""
     for _ in range(_WARM_UP_CALLS):
         engine(frames_NHWC)
     times_s: list[float] = []

@@ -39,8 +39,8 @@ def build(source: TowerSource, folder: Path, precision: str) -> Built:
     return Built((_WEIGHTS_FILE,), version_of("torch"), torch_device())
 
 
-def load(folder: Path, record: EngineRecord, make_tower: MakeTower | None) -> Runner:
-    """Return the function of an engine that `build` wrote."""
+def load_tower(folder: Path, record: EngineRecord, make_tower: MakeTower | None) -> nn.Module:
+    """Return the tower with the weights that `build` wrote."""
     require_torch_device(record)
     if make_tower is None:
         raise EngineError(f"{folder}: engine {record.name} holds weights alone; load it with its model.json beside it")
@@ -50,4 +50,9 @@ def load(folder: Path, record: EngineRecord, make_tower: MakeTower | None) -> Ru
     except (SafetensorError, RuntimeError) as error:
         first = str(error).splitlines()[0]
         raise EngineError(f"{folder / _WEIGHTS_FILE}: weights do not fit the tower: {first}") from None
-    return run_tower(tower, record.precision, record.device)
+    return tower
+
+
+def load(folder: Path, record: EngineRecord, make_tower: MakeTower | None) -> Runner:
+    """Return the function of an engine that `build` wrote."""
+    return run_tower(load_tower(folder, record, make_tower), record.precision, record.device)

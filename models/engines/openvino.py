@@ -21,7 +21,8 @@ from models.engines.base import (
 from models.engines.source import TowerSource
 
 _GRAPH_FILE, _WEIGHTS_FILE = "tower.xml", "tower.bin"
-_HINTS = {"float32": "f32", "bfloat16": "bf16"}
+# Of int8 (`models.quantise`): what was left in floating point.
+_HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
 
 
 def build(source: TowerSource, folder: Path, precision: str) -> Built:

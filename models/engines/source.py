@@ -5,6 +5,7 @@ dynamo exporter, any batch size; of an ONNX tower it is that graph with the prep
 """
 
 import logging
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
@@ -12,7 +13,9 @@ import torch
 from torch import nn
 
 from models.encoder import OnnxTower
-from models.engines.base import DTYPES, example_frames, feature_dim_of, frames_tower, quiet_export
+from models.engines.base import DTYPES, Frames, example_frames, feature_dim_of, frames_tower, quiet_export
+from models.engines.qdq import QUANTISED, measure_ranges, quantise_graph
+from models.errors import EngineError
 from models.files import write_bytes
 from models.onnx_session import ANY_BATCH
 
@@ -26,10 +29,13 @@ class TowerSource:
     tower:      pixels [N, 3, H, W] float32, 0 to 255 -> features [N, D], normalisation inside; stays as it is
     image_size: side of the frames, px
     folder:     for exported graphs; made when it is needed, and the caller's to remove
+    calibrate:  gives frames of the train split for int8 and fp8, uint8 [N, H, W, 3]; None where there are none
     """
 
-    def __init__(self, tower: nn.Module, image_size: int, folder: Path) -> None:
-        self.tower, self.image_size, self.folder = tower, image_size, folder
+    def __init__(
+        self, tower: nn.Module, image_size: int, folder: Path, calibrate: Callable[[], Frames] | None = None
+    ) -> None:
+        self.tower, self.image_size, self.folder, self.calibrate = tower, image_size, folder, calibrate
 
     @cached_property
     def feature_dim(self) -> int:
@@ -50,13 +56,16 @@ class TowerSource:
     def onnx(self, precision: str) -> Path:
         """Return the ONNX file in `precision`; weights above protobuf's 2 GiB lie beside it.
 
-        An ONNX tower keeps the arithmetic of its graph whatever `precision` is.
+        In int8 and fp8 it is the float16 graph with its products quantised by the frames that `calibrate` gives. An
+        ONNX tower keeps the arithmetic of its graph whatever `precision` is.
         """
         path = self.folder / ("graph" if self.graph_tower else precision) / GRAPH_FILE
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
             if self.graph_tower is not None:
                 self._write_graph(self.graph_tower, path)
+            elif precision in QUANTISED:
+                self._write_quantised(path, precision)
             else:
                 _export(self.tower, path, self.image_size, precision)
         return path
@@ -66,6 +75,15 @@ class TowerSource:
 
         mean, std = (getattr(self.tower, name).flatten().tolist() for name in ("mean", "std"))
         model = with_frames_input(network.graph(), network.facts, self.image_size, mean, std)
+        write_bytes(path, model.SerializeToString(deterministic=True))
+
+    def _write_quantised(self, path: Path, precision: str) -> None:
+        import onnx
+
+        if self.calibrate is None:
+            raise EngineError(f"{precision}: no train frames to calibrate with; add train videos")
+        ranges = measure_ranges(self.onnx("float32"), self.calibrate(), precision)
+        model = quantise_graph(onnx.load(self.onnx("float16")), ranges, precision)
         write_bytes(path, model.SerializeToString(deterministic=True))
 
 

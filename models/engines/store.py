@@ -59,7 +59,11 @@ ENGINES = {
     "torchscript": EngineKind("models.engines.torchscript", ("float32", "bfloat16")),
     "onnx": EngineKind("models.engines.onnx", ("float32",), ("float32",)),
     "openvino": EngineKind("models.engines.openvino", ("float32", "bfloat16"), ("float32", "bfloat16")),
+    "torch-compile": EngineKind("models.engines.torch_compile", ("float32", "bfloat16")),
+    "aot": EngineKind("models.engines.aot", ("float32", "bfloat16")),
     "tensorrt": EngineKind("models.engines.tensorrt", ("float16",), ("float32",)),
+    "tensorrt-int8": EngineKind("models.engines.tensorrt", ("int8",)),
+    "tensorrt-fp8": EngineKind("models.engines.tensorrt", ("fp8",)),
 }
 
 

@@ -1,15 +1,22 @@
-"""TensorRT, float16 for a torch tower: one serialized engine ("plan") for NVIDIA GPUs, always of the whole tower.
+"""TensorRT in float16, int8 or fp8: one serialized engine ("plan") for NVIDIA GPUs, always of the whole tower.
 
-Two ways to the same kind of file. Where torch has CUDA, `torch_tensorrt` turns the exported program into a plan for
-the GPU that is there. Anywhere else, also with no GPU at all, TensorRT for RTX builds one ahead of time from ONNX
-for the compute capabilities in AHEAD_OF_TIME. Neither way leaves a part of the graph in eager mode: what TensorRT
-cannot convert stops the build. TensorRT is strongly typed, so the tower is made float16 before it is exported. An
-ONNX tower keeps its own arithmetic and goes through TensorRT's ONNX parser on either way.
+Two ways to the same kind of file. Where torch has CUDA, the plan is for the GPU that is there: `torch_tensorrt` makes
+it of the exported float16 program, TensorRT's ONNX parser of the others. Anywhere else, also with no GPU at all,
+TensorRT for RTX builds one ahead of time from ONNX for the compute capabilities in AHEAD_OF_TIME. Neither way leaves a
+part of the graph in eager mode: what TensorRT cannot convert stops the build. TensorRT is strongly typed, so the tower
+is made float16 before it is exported, and 8 bits stand in the graph as quantise and dequantise nodes (`qdq`). An ONNX
+tower keeps its own arithmetic and goes through TensorRT's ONNX parser on either way.
 
 A plan is no portable file: it runs with the TensorRT that wrote it, on the GPUs that it was written for.
 """
 
+import contextlib
+import functools
 import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,50 +38,82 @@ from models.engines.base import (
     quiet_export,
     version_of,
 )
+from models.engines.plan_cache import cached_plan, plan_key, timing_cache
 from models.engines.source import INPUT, TowerSource
-from models.errors import EngineError, MissingExtra
+from models.errors import EngineError, EngineNotPossible, MissingExtra
+from models.files import write_bytes
 
-# Ampere (A100; A10 and RTX 30), Ada (L4, RTX 40) and Blackwell (RTX 50).
-AHEAD_OF_TIME = ("sm80", "sm86", "sm89", "sm120")
-MAX_BATCH = 256
+# Ampere (A100; A10 and RTX 30), Ada (L4, RTX 40) and Blackwell (RTX 50); E4M3 is there from Ada on.
+AHEAD_OF_TIME = {
+    "float16": ("sm80", "sm86", "sm89", "sm120"),
+    "float32": ("sm80", "sm86", "sm89", "sm120"),
+    "int8": ("sm80", "sm86", "sm89", "sm120"),
+    "fp8": ("sm89", "sm120"),
+}
+_FP8_FROM = (8, 9)
+MAX_BATCH = 512
 _OPTIMAL_BATCH = 32
 _PLAN_FILE = "tower.plan"
 
 
 def build(source: TowerSource, folder: Path, precision: str) -> Built:
     """Write the plan, for the GPU here or else ahead of time. Raises MissingExtra where no TensorRT is installed."""
-    if torch.cuda.is_available() and torch.version.cuda is not None:
-        if source.graph_tower is None:
-            return _build_with_torch(source.tower, folder, source.image_size)
-        trt = _import("tensorrt", "cuda")
-        _write_plan(trt, source, folder, precision, ())
-        return Built((_PLAN_FILE,), version_of("tensorrt"), _capability_here(), source.batch_size)
-    trt = _import("tensorrt_rtx", "tensorrt")
-    _write_plan(trt, source, folder, precision, AHEAD_OF_TIME)
-    return Built((_PLAN_FILE,), version_of("tensorrt_rtx"), "+".join(AHEAD_OF_TIME), source.batch_size)
+    if not (torch.cuda.is_available() and torch.version.cuda is not None):
+        trt = _import("tensorrt_rtx", "tensorrt")
+        targets = AHEAD_OF_TIME[precision]
+        (folder / _PLAN_FILE).write_bytes(_plan_of_onnx(trt, source, precision, targets))
+        return Built((_PLAN_FILE,), version_of("tensorrt_rtx"), "+".join(targets), source.batch_size)
+    if precision == "fp8" and torch.cuda.get_device_capability() < _FP8_FROM:
+        raise EngineNotPossible(f"engine tensorrt-fp8: this GPU, {_capability_here()}, has no fp8; sm89 and later have")
+    package = _package_here()
+    if precision == "float16" and source.graph_tower is None and importlib.util.find_spec("torch_tensorrt"):
+        plan = _plan_of_torch(source.tower, source.image_size, package)
+    else:
+        trt = _import(package, "cuda")
+        key = plan_key(source.onnx(precision), package, _version(package), _capability_here(), str(MAX_BATCH))
+        plan = cached_plan(key, lambda: _plan_of_onnx(trt, source, precision, ()))
+    (folder / _PLAN_FILE).write_bytes(plan)
+    return Built((_PLAN_FILE,), version_of(package), _capability_here(), source.batch_size)
 
 
-def _build_with_torch(tower: nn.Module, folder: Path, image_size: int) -> Built:
+def _package_here() -> str:
+    """Return the TensorRT of a GPU host: the full one where it is installed, else that for RTX."""
+    for package in ("tensorrt", "tensorrt_rtx"):
+        if _version(package):
+            return package
+    raise MissingExtra("engine tensorrt needs tensorrt or tensorrt_rtx: pip install herdlight[cuda]")
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _plan_of_torch(tower: nn.Module, image_size: int, package: str) -> bytes:
+    """Return the plan of a torch tower in float16, by way of torch_tensorrt's dynamo front end."""
     torch_tensorrt: Any = _import("torch_tensorrt", "cuda")
     module = frames_tower(tower, torch.float16, "cuda")
-    frames = example_frames(image_size, "cuda")
-    with quiet_export():
+    convert = torch_tensorrt.dynamo.convert_exported_program_to_serialized_trt_engine
+    wanted: dict[str, Any] = {
+        "require_full_compilation": True,
+        "use_explicit_typing": True,  # an option up to 2.11, the only way there is since
+        "min_block_size": 1,
+        "timing_cache_path": str(timing_cache(package, _version(package), _capability_here())),
+    }
+    known = inspect.signature(convert).parameters
+    frames = torch_tensorrt.Input(
+        min_shape=_shape(1, image_size),
+        opt_shape=_shape(_OPTIMAL_BATCH, image_size),
+        max_shape=_shape(MAX_BATCH, image_size),
+        dtype=torch.uint8,
+    )
+    with quiet_export(), torch.no_grad():
         batch = torch.export.Dim("batch", max=MAX_BATCH)
-        program = torch.export.export(module, (frames,), dynamic_shapes=({0: batch},))
-        plan = torch_tensorrt.dynamo.convert_exported_program_to_serialized_trt_engine(
-            program,
-            arg_inputs=[
-                torch_tensorrt.Input(
-                    min_shape=_shape(1, image_size),
-                    opt_shape=_shape(_OPTIMAL_BATCH, image_size),
-                    max_shape=_shape(MAX_BATCH, image_size),
-                    dtype=torch.uint8,
-                )
-            ],
-            require_full_compilation=True,
-        )
-    (folder / _PLAN_FILE).write_bytes(bytes(plan))
-    return Built((_PLAN_FILE,), version_of("tensorrt"), _capability_here())
+        program = torch.export.export(module, (example_frames(image_size, "cuda"),), dynamic_shapes=({0: batch},))
+        plan = convert(program, arg_inputs=[frames], **{name: wanted[name] for name in wanted if name in known})
+    return bytes(plan)
 
 
 def _capability_here() -> str:
@@ -82,29 +121,48 @@ def _capability_here() -> str:
     return f"sm{major}{minor}"
 
 
-def _write_plan(
-    trt: ModuleType, source: TowerSource, folder: Path, precision: str, capabilities: tuple[str, ...]
-) -> None:
-    """Build the plan from the ONNX graph, for `capabilities`; none means the GPU that is here."""
-    logger = _QuietLogger.of(trt)
+def _plan_of_onnx(trt: ModuleType, source: TowerSource, precision: str, capabilities: tuple[str, ...]) -> bytes:
+    """Return the plan of the ONNX graph, for `capabilities`; none means the GPU that is here."""
+    logger = _logger(trt)
+    logger.last = ""
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(source.onnx(precision))):
-        raise EngineError(f"engine tensorrt: operator not supported: {parser.get_error(0).desc().splitlines()[0]}")
+        told = parser.get_error(0).desc().splitlines()[0]
+        raise EngineError(f"engine tensorrt in {precision}: operator not supported: {told}")
     config = builder.create_builder_config()
     profile = builder.create_optimization_profile()
     batches = [source.batch_size] * 3 if source.batch_size else (1, _OPTIMAL_BATCH, MAX_BATCH)
     profile.set_shape(INPUT, *(_shape(batch, source.image_size) for batch in batches))
     config.add_optimization_profile(profile)
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # names and types of layers, for who inspects it
     if capabilities:
         config.num_compute_capabilities = len(capabilities)
     for index, name in enumerate(capabilities):
         config.set_compute_capability(trt.ComputeCapability.__members__[name.upper()], index)
-    plan = builder.build_serialized_network(network, config)
+    with _timing(trt, config, capabilities):
+        plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise EngineError(f"engine tensorrt: the builder gave no engine: {logger.last or 'no reason told'}")
-    (folder / _PLAN_FILE).write_bytes(bytes(plan))
+        raise EngineError(
+            f"engine tensorrt in {precision}: the builder gave no engine: {logger.last or 'no reason told'}"
+        )
+    return bytes(plan)
+
+
+@contextlib.contextmanager
+def _timing(trt: ModuleType, config: Any, capabilities: tuple[str, ...]) -> Iterator[None]:
+    """Let a builder that times kernels on the GPU here keep what it found; TensorRT for RTX times none."""
+    if capabilities or trt.__name__ != "tensorrt":
+        yield
+        return
+    path = timing_cache("tensorrt", _version("tensorrt"), _capability_here())
+    known = path.read_bytes() if path.is_file() else b""
+    # One that is damaged or of another version is refused by TensorRT, and an empty one begins.
+    cache = config.create_timing_cache(known) or config.create_timing_cache(b"")
+    config.set_timing_cache(cache, False)
+    yield
+    write_bytes(path, bytes(config.get_timing_cache().serialize()))
 
 
 def load(folder: Path, record: EngineRecord, make_tower: MakeTower | None) -> Runner:
@@ -120,7 +178,7 @@ def load(folder: Path, record: EngineRecord, make_tower: MakeTower | None) -> Ru
         raise EngineError(
             f"{folder}: engine for NVIDIA {record.device}, this GPU is {here}; run stage compile on this machine"
         )
-    logger = _QuietLogger.of(trt)
+    logger = _logger(trt)
     with engine_errors(f"{folder / _PLAN_FILE}: not readable"):
         engine = trt.Runtime(logger).deserialize_cuda_engine((folder / _PLAN_FILE).read_bytes())
     if engine is None:
@@ -167,19 +225,19 @@ def _import(package: str, extra: str) -> ModuleType:
         ) from None
 
 
-class _QuietLogger:
-    """TensorRT's logger interface with nothing printed: the last error is kept for the message."""
+@functools.cache
+def _logger(trt: ModuleType) -> Any:
+    """Return TensorRT's logger with nothing printed: `last` keeps the last error for the message.
 
-    @staticmethod
-    def of(trt: ModuleType) -> Any:
-        """Return a logger; the base class exists only once TensorRT is imported."""
+    One for the process: TensorRT keeps to the first that it is given.
+    """
 
-        class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
-            last = ""
+    class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
+        last = ""
 
-            def log(self, severity: Any, message: str) -> None:
-                # Builders without a GPU tell of its absence as an error; the build goes on and is sound.
-                if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR) and "cudaError" not in message:
-                    self.last = message.splitlines()[0]
+        def log(self, severity: Any, message: str) -> None:
+            # Builders without a GPU tell of its absence as an error; the build goes on and is sound.
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR) and "cudaError" not in message:
+                self.last = message.splitlines()[0]
 
-        return Logger()
+    return Logger()

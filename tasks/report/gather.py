@@ -23,7 +23,19 @@ from models.reliability import ReliabilityPair
 from models.verdict import Verdict
 
 # In the order in which they run; report itself is still running when it reads the others.
-STAGES = ("ingest", "validate", "frames", "pretrain", "embed", "train", "prune", "compile", "evaluate", "gate")
+STAGES = (
+    "ingest",
+    "validate",
+    "frames",
+    "pretrain",
+    "embed",
+    "train",
+    "prune",
+    "ladder",
+    "compile",
+    "evaluate",
+    "gate",
+)
 PICTURES = ("pr_curve", "confusion", "scores", "reliability")
 
 
@@ -51,12 +63,13 @@ class ReportInputs:
     manifest:    one row a video that was used
     predictions: frame table of the compiled engine
     rejected:    path and reason of each rejected video; None where no stage left a list
+    ladder:      content of ladder.json; None where it was not measured
     engines:     content of engines.json; empty where missing
     energy:      by stage, those that were measured
     histories:   by stage, rows of history.jsonl; stages without steps are absent
     spec:        content of the served model.json; empty where missing
     params:      content of params.yaml
-    pictures:    PNG bytes by name
+    pictures:    PNG bytes by name, of the evaluation and of the ladder
     frames:      folder of the frame shards, which may not exist
     """
 
@@ -69,6 +82,7 @@ class ReportInputs:
     predictions: pd.DataFrame
     rejected: Sequence[Mapping[str, str]] | None
     validation: Validation | None
+    ladder: Mapping[str, Any] | None
     engines: Mapping[str, Any]
     energy: Mapping[str, Energy]
     histories: Mapping[str, Sequence[Mapping[str, Any]]]
@@ -96,6 +110,7 @@ def read_inputs(build: Path, params: Path, champion: Comparison | None = None) -
         predictions=read_predictions(build / "compile" / "predictions.parquet"),
         rejected=_rejected(build),
         validation=_validation(_optional_json(build / "validate" / "expectations.json")),
+        ladder=_optional_json(build / "ladder" / "ladder.json"),
         engines=_optional_json(build / "compile" / "engines.json") or {},
         energy={
             stage: Energy.from_json(value)
@@ -109,13 +124,13 @@ def read_inputs(build: Path, params: Path, champion: Comparison | None = None) -
         },
         spec=_optional_json(build / "compile" / "model" / "model.json") or {},
         params=read_params(params) if params.is_file() else {},
-        pictures={
-            name: path.read_bytes()
-            for name in PICTURES
-            if (path := build / "evaluate" / "pictures" / f"{name}.png").is_file()
-        },
+        pictures={path.stem: path.read_bytes() for path in _pictures(build) if path.is_file()},
         frames=build / "frames" / "shards",
     )
+
+
+def _pictures(build: Path) -> list[Path]:
+    return [*(build / "evaluate" / "pictures" / f"{name}.png" for name in PICTURES), build / "ladder" / "ladder.png"]
 
 
 def _needed_json(path: Path, stage: str) -> Any:

@@ -23,10 +23,11 @@ from models.metrics import Counts
 from models.spans import total_duration_s
 from tasks.pictures import PLAIN_NAMES
 from tasks.report.curves import make_curves
-from tasks.report.gather import ReportInputs
+from tasks.report.gather import PICTURES, ReportInputs
 from tasks.report.images import FramePictures
 from tasks.report.ladder import make_forest, make_tables
 from tasks.report.misses import Stretch, count_categories, judge_frames, longest_stretches
+from tasks.report.rungs import read_ladder
 from tasks.report.strips import Cut, Strip, choose_extremes, make_strip, rank_videos
 
 LINE_NAMES: Mapping[str, str] = {
@@ -114,7 +115,8 @@ def _context(inputs: ReportInputs, *, strips: bool = True) -> dict[str, Any]:
         "verdict": inputs.verdict,
         "line_names": LINE_NAMES,
         "required_f1": _required_f1(inputs),
-        "pictures": {name: _png_uri(content) for name, content in inputs.pictures.items()},
+        "pictures": {name: _png_uri(content) for name, content in inputs.pictures.items() if name in PICTURES},
+        **_ladder(inputs),
         "reliability": inputs.reliability,
         "strips": _strips(inputs, ranked, _cut(inputs.spec, threshold), pictures) if strips else {},
         "videos": _videos(by_id, ranked),
@@ -132,6 +134,16 @@ def _context(inputs: ReportInputs, *, strips: bool = True) -> dict[str, Any]:
         "total": add_energy(inputs.energy.values()),
         "model": _model(inputs.spec),
         "params": yaml.safe_dump(dict(inputs.params), sort_keys=False, allow_unicode=True) if inputs.params else "",
+    }
+
+
+def _ladder(inputs: ReportInputs) -> dict[str, Any]:
+    """Return the compression ladder, its picture, and whether what it chose is what is served."""
+    picture = inputs.pictures.get("ladder")
+    return {
+        "ladder": None if inputs.ladder is None else read_ladder(inputs.ladder),
+        "ladder_picture": picture and _png_uri(picture),
+        "ladder_served": inputs.ladder is not None and inputs.engines.get("chosen") == inputs.ladder["chosen"],
     }
 
 

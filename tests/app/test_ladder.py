@@ -49,4 +49,4 @@ def test_without_a_table_it_says_what_to_run(tmp_path: Path, content: str | None
     code, output = run(path)
     assert code == 1
     assert "ladder.json" in output
-    assert "python -m tasks.ladder" in output
+    assert "dvc repro " in output

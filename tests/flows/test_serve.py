@@ -32,8 +32,8 @@ def _entrypoint(name: str) -> Any:
 def test_both_deployments_have_dotted_entry_points_and_schedules(repository: TinyRepository) -> None:
     nightly, inbox = make_deployments(repository.settings)
     assert (nightly.flow_name, nightly.name, nightly.entrypoint) == ("train", "nightly", "flows.train.train")
-    assert (inbox.flow_name, inbox.name) == ("score-inbox", "inbox")
-    assert inbox.entrypoint == "flows.score_inbox.score_inbox"
+    assert (inbox.flow_name, inbox.name) == ("score-library", "inbox")
+    assert inbox.entrypoint == "flows.score_library.score_library"
     (cron,), (interval,) = ([entry.schedule for entry in found.schedules or []] for found in (nightly, inbox))
     assert cron.cron == DEFAULT_TRAIN_CRON == "0 2 * * *"
     assert interval.interval.total_seconds() == DEFAULT_INBOX_INTERVAL_S == 900

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.engines import build_engine, engine_bytes, load_engine
+from models.engines import build_engine, engine_bytes, load_engine, read_record
 from models.errors import EngineError, MissingExtra
 from models.quantise import MIN_FRAMES, choose_frames, quantise_openvino
 from models.tower import Tower
@@ -48,6 +48,7 @@ def test_a_quantised_engine_is_smaller_and_close(folder: Path) -> None:
     before, num_bytes = load_engine(folder)(FRAMES), engine_bytes(folder)
     record = quantise_openvino(folder, FRAMES)
     assert "nncf" in record.versions
+    assert record.precision == read_record(folder).precision == load_engine(folder).precision == "int8"
     assert engine_bytes(folder) < num_bytes
     after = load_engine(folder)(FRAMES)
     assert 0 < np.abs(after - before).mean() < 0.1 * np.abs(before).mean()

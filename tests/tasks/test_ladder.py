@@ -8,41 +8,29 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-import tasks.ladder
 import tasks.quantise
+import tasks.rung_timing
 import tasks.rungs
 from models.energy import Energy
-from models.engines import store
 from models.errors import EngineError, MissingExtra, ModelError, ParamsError
 from models.highlighter import Highlighter, HighlighterSpec, save_highlighter
 from models.ladder import REFERENCE, RUNTIMES, Part, Rung, RungResult
 from models.manifest import VideoRow, write_manifest
 from models.shards import write_shard
-from models.spans import Span
-from models.video import SampledVideo
 from tasks.energy import EnergyMeter
 from tasks.ladder import LadderParams, main, measure_ladder, measure_rung, rungs_of
 from tasks.ladder_picture import draw_ladder
 from tasks.resident import measure_resident_mb
-from tasks.rungs import BuiltRung, Footage, build_rung
-from tests.tiny_model import SIDE, TINY
+from tasks.rungs import BuiltRung, Footage, Model, build_rung, measure_memory
+from tests.tiny_ladder import QUICK, break_engine, make_footage, make_model
 
-QUICK = LadderParams(
-    rungs=("torchscript", "bfloat16"), batch_sizes=(4,), num_rounds=3, num_latency_runs=2, latency_budget_s=0.01,
-    energy_budget_s=0, num_bootstrap=50,
-)  # fmt: skip
 HEADS = Part("pruning", "heads")
 
 
 @pytest.fixture(scope="module")
-def model() -> tuple[Highlighter, HighlighterSpec]:
-    torch.manual_seed(5)
-    highlighter = Highlighter(TINY).eval()
-    with torch.no_grad():
-        highlighter.head.classifier[2].weight.mul_(30)  # scores that spread over [0, 1]
-    return highlighter, TINY
+def model() -> Model:
+    return make_model()
 
 
 @pytest.fixture(autouse=True)
@@ -52,25 +40,7 @@ def no_other_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def footage(make_row: Callable[..., VideoRow]) -> Footage:
-    rows, videos = [], {}
-    for seed, (name, split) in enumerate((("b", "val"), ("c", "test"), ("d", "test"), ("e", "test"))):
-        rng = np.random.default_rng(seed)
-        light = rng.uniform(0, 255, (12, 1, 1, 3))
-        frames = np.clip(light + rng.normal(0, 30, (12, SIDE, SIDE, 3)), 0, 255).astype(np.uint8)
-        videos[name] = SampledVideo(frames, np.arange(12) / 4, 3.0)
-        rows.append(make_row(name, split=split, duration_s=3.0, segments=(Span(0.0, 1.5),)))
-    return Footage(rows, videos.__getitem__)
-
-
-def break_engine(monkeypatch: pytest.MonkeyPatch, name: str, error: BaseException) -> None:
-    build = store._module_of
-
-    class Broken:
-        @staticmethod
-        def build(*_arguments: object) -> None:
-            raise error
-
-    monkeypatch.setattr(store, "_module_of", lambda asked: Broken if asked == name else build(asked))
+    return make_footage(make_row)
 
 
 def test_every_rung_has_its_figures_and_one_is_chosen(model: Any, footage: Footage, tmp_path: Path) -> None:
@@ -98,6 +68,8 @@ def test_every_rung_has_its_figures_and_one_is_chosen(model: Any, footage: Foota
     metrics = result.metrics()
     assert metrics["speedup"] >= 1
     assert np.isnan(metrics["energy_ratio"])
+    assert metrics["ladder_torchscript_frames_per_s"] == exact.best.frames_per_s
+    assert (metrics["num_failed"], metrics["num_measured"] + metrics["num_rejected"]) == (0, 3)
 
 
 @pytest.mark.parametrize(
@@ -126,16 +98,20 @@ def test_a_rung_that_fails_is_a_row_and_the_others_go_on(
 def test_a_rung_that_fails_while_it_is_timed_is_a_row(
     model: Any, footage: Footage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measure = tasks.ladder.measure_latency
+    measure = tasks.rung_timing.time_calls
 
     def fail(engine: Any, *arguments: Any) -> Any:
         if engine.name == "torchscript":
-            raise EngineError("engine torchscript cannot run: out of memory at batch 4")
+            raise EngineError("engine torchscript cannot run: lost its device")
+        if engine.name == "eager-bf16":
+            raise MemoryError
         return measure(engine, *arguments)
 
-    monkeypatch.setattr(tasks.ladder, "measure_latency", fail)
+    monkeypatch.setattr(tasks.rung_timing, "time_calls", fail)
     result = measure_ladder(model, footage, QUICK, {}, tmp_path)
-    assert [row.status == "failed" for row in result.rows] == [False, True, False]
+    assert [row.status for row in result.rows] == ["measured", "failed", "failed"]
+    assert result.rows[1].reason == "engine torchscript cannot run: lost its device"
+    assert str(result.rows[2].reason).startswith("not enough memory; use a larger machine")
 
 
 def test_without_its_reference_there_is_no_ladder(
@@ -187,7 +163,7 @@ def test_energy_is_of_a_thousand_frames(
         yield meter
         meter.energy = Energy(1.0, 0.004, 0.0, 0.001, 0.002, "estimated", "a processor", "KEN")
 
-    monkeypatch.setattr(tasks.ladder, "measure_energy", pretend)
+    monkeypatch.setattr(tasks.rung_timing, "measure_energy", pretend)
     params = QUICK.model_copy(update={"energy_budget_s": 1e-9, "rungs": ()})
     result = measure_ladder(model, footage, params, {}, tmp_path)
     figures = result.rows[0].figures
@@ -214,15 +190,19 @@ def test_the_shell_writes_the_table_and_its_picture(
     assert [row.rung.name for row in rows] == ["float32", "torchscript", "bfloat16"]
     assert table["chosen"] in table["kept"]
     assert set(table["reasons"]) == {row.rung.name for row in rows}
-    expected = {"ladder.json", "ladder.png", "metrics.json", "energy.json"}
+    expected = {"ladder.json", "ladder.png", "metrics.json", "energy.json", "chosen"}
     assert {path.name for path in (tmp_path / "ladder").iterdir()} == expected
     assert (tmp_path / "ladder" / "ladder.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_memory_of_a_process_that_serves(model: Any, footage: Footage, tmp_path: Path) -> None:
+def test_memory_of_a_process_that_serves(
+    model: Any, footage: Footage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks.rungs, "measure_resident_mb", measure_resident_mb)
     rung = Rung((RUNTIMES["torchscript"],))
-    assert isinstance(build_rung(rung, model, footage, 4, {}, tmp_path), BuiltRung)
-    found = measure_resident_mb(tmp_path / "served", 4)
+    built = build_rung(rung, model, footage, 4, {}, tmp_path)
+    assert isinstance(built, BuiltRung)
+    found = measure_memory([built], 4)[rung]
     assert found is None or 50 < found < 5000
 
 

@@ -32,6 +32,13 @@ PARAMS: dict[str, Any] = {
     "embed": {"views": 1},
     "train": {"epochs": 3, "window": 8, "hidden_dim": 16, "learning_rate": 0.01, "temporal": "none"},
     "prune": {"amount": 0.3, "recovery_epochs": 1},
+    "ladder": {
+        "rungs": ["bfloat16"],
+        "num_rounds": 2,
+        "latency_budget_s": 0.01,
+        "energy_budget_s": 0,
+        "resident": False,
+    },
     "compile": {"engine": "onnx", "also_build": [], "num_latency_runs": 2, "latency_budget_s": 0.01},
     "evaluate": {"num_bootstrap": 100},
 }
@@ -41,7 +48,13 @@ STAGES = {
     "embed": {"manifest": "frames/manifest.parquet", "frames": "frames/shards", "encoder": "pretrain/encoder"},
     "train": {"manifest": "frames/manifest.parquet", "tokens": "embed/shards", "encoder": "pretrain/encoder"},
     "prune": {"manifest": "frames/manifest.parquet", "tokens": "embed/shards", "model": "train/model"},
-    "compile": {"manifest": "frames/manifest.parquet", "frames": "frames/shards", "model": "prune/model"},
+    "ladder": {"manifest": "frames/manifest.parquet", "frames": "frames/shards", "model": "prune/model"},
+    "compile": {
+        "manifest": "frames/manifest.parquet",
+        "frames": "frames/shards",
+        "model": "prune/model",
+        "rung": "ladder/chosen",
+    },
     "evaluate": {
         "manifest": "frames/manifest.parquet",
         "zero-shot": "embed/zero_shot.parquet",
@@ -92,7 +105,7 @@ def test_an_onnx_tower_goes_through_every_stage(folder: Path, monkeypatch: pytes
     for name in ("frames", "pretrain"):
         run_stage(name, monkeypatch)
     (folder / "net.onnx").unlink()  # every later stage reads the encoder's folder alone
-    for name in ("embed", "train", "prune", "compile", "evaluate"):
+    for name in ("embed", "train", "prune", "ladder", "compile", "evaluate"):
         run_stage(name, monkeypatch)
 
     frames = read_frames_shard(folder / "frames/shards", "v0")
@@ -107,6 +120,13 @@ def test_an_onnx_tower_goes_through_every_stage(folder: Path, monkeypatch: pytes
     assert all(name.startswith("head.") for name in prunable_weights(pruned))
     assert torch.equal(pruned.tower.visual.content, fresh.tower.visual.content)
     assert read_json(folder / "prune/metrics.json")["num_pruned"] > 0
+
+    rungs = {rung["name"]: rung for rung in read_json(folder / "ladder/ladder.json")["rungs"]}
+    assert {name: rung["status"] for name, rung in rungs.items()} == {
+        "float32": "measured", "bfloat16": "not_possible"
+    }  # fmt: skip
+    assert "ONNX graph" in rungs["bfloat16"]["reason"]
+    assert read_json(folder / "ladder/chosen/engine/engine.json")["name"] == "onnx"  # which is float32 of such a tower
 
     engines = {engine["name"]: engine for engine in read_json(folder / "compile/engines.json")["engines"]}
     assert {name: engine["status"] for name, engine in engines.items()} == {

@@ -1,5 +1,6 @@
 """The registry's model, logged, resolved, loaded and served, with a real small engine and real video files."""
 
+import base64
 import contextlib
 import json
 import os
@@ -12,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -180,17 +182,28 @@ def test_mlflow_serves_it_in_another_process_without_the_repository(
     port = _free_port()
     model = ["models", "serve", "-m", f"models:/herdlight@{CHAMPION}", "--env-manager", "local"]
     address = ["-h", "127.0.0.1", "-p", str(port)]
-    environment = {"MLFLOW_TRACKING_URI": settings.tracking_uri}
+    environment = {"MLFLOW_TRACKING_URI": settings.tracking_uri, "HERDLIGHT_MAX_VIDEO_BYTES": "200000"}
+    content = base64.b64encode(clip.read_bytes()).decode()
+    rows = [
+        {"video": str(clip)}, {"content": content}, {"video": "nowhere.mp4"}, {"content": "no base64!"},
+        {"content": "QUJD" * 100_000}, {"video": "file:///etc/passwd"}, {"video": f"http://127.0.0.1:{port}/ping"},
+    ]  # fmt: skip
     with _running([*model, *address], f"http://127.0.0.1:{port}/ping", environment, tmp_path):
         url = f"http://127.0.0.1:{port}/invocations"
-        request = {
-            "dataframe_records": [{"video": str(clip)}, {"video": "nowhere.mp4"}],
-            "params": {"threshold": 0.0},
-        }
-        good, absent = _post(url, request)["predictions"]
-    assert len(good["spans"]) == 1
-    assert good["error"] is None
-    assert "nowhere.mp4" in absent["error"]
+        (old,) = _post(url, {"dataframe_records": [{"video": str(clip)}], "params": {"threshold": 0.0}})["predictions"]
+        request = {"dataframe_records": rows, "params": {"threshold": 0.0, "scores": True}}
+        with ThreadPoolExecutor(4) as pool:
+            answers = [answer["predictions"] for answer in pool.map(lambda _: _post(url, request), range(6))]
+    assert len(old["spans"]) == 1
+    assert (old["error"], old["scores"]) == (None, None)
+    assert old["timing"]["speed"] > 0
+    for by_path, by_bytes, absent, *refused in answers:
+        assert by_path["spans"] == by_bytes["spans"] == old["spans"]
+        assert by_path["scores"] == by_bytes["scores"]
+        assert len(by_path["scores"]["score"]) == 8
+        assert "nowhere.mp4" in absent["error"]
+        words = ("not base64", "larger than 200000 bytes", "'file' is not allowed", "HERDLIGHT_PRIVATE_HOSTS")
+        assert [word for word, row in zip(words, refused, strict=True) if word not in row["error"]] == []
 
 
 @pytest.mark.usefixtures("champion")

@@ -1,0 +1,124 @@
+"""What a user asks for, turned into highlights: options to params, and one video's scores to spans with categories.
+
+Knows the names of the command line's options and which of the stream's by-products a request needs; the rules
+themselves are models/selection.py. Reads no video: shots are found by the caller's own way to frames.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from models.category import Categoriser, Category, categories_of
+from models.embedding_track import EmbeddingTrack
+from models.params import parse_section
+from models.selection import SelectionParams, SpanRules, select, with_model
+from models.shots import ShotsParams, shot_boundaries
+from models.spans import ScoreTrack, Span, merge_spans
+
+# Option of the command line -> field of SelectionParams.
+OPTIONS = {
+    "threshold": "threshold",
+    "hold": "hold_threshold",
+    "min_length": "min_duration_s",
+    "max_length": "max_duration_s",
+    "too_long": "too_long",
+    "merge_gap": "merge_gap_s",
+    "distinct": "duplicate_cosine",
+    "top": "top_k",
+    "budget_s": "budget_s",
+    "over_budget": "over_budget",
+    "snap": "snap_s",
+}
+# A detector needs to see what is around a change before it calls it a cut, seconds.
+_AROUND_S = 0.75
+
+FramesBetween = Callable[[float, float], Iterable[tuple[float, npt.NDArray[np.uint8]]]]
+
+
+@dataclass(frozen=True)
+class Highlights:
+    """What is given of one video.
+
+    spans:      in order, disjoint
+    categories: of each, None where there is none
+    note:       what was left out, and where there are no spans, why
+    """
+
+    spans: tuple[Span, ...]
+    categories: tuple[Category | None, ...]
+    note: str
+
+
+def selection_of(options: Mapping[str, Any], model: SpanRules) -> SelectionParams:
+    """Return settled params from options (see OPTIONS); what is None or missing is the model's own or not asked for.
+
+    Raises ParamsError that names what is out of its range or contradicts.
+    """
+    asked = {OPTIONS[name]: value for name, value in options.items() if value is not None}
+    return with_model(parse_section(asked, "selection", SelectionParams, "options"), model)
+
+
+def is_plain(params: SelectionParams) -> bool:
+    """Return whether `params` ask for nothing but a threshold, a shortest length and a gap, as models always did."""
+    settled = {"threshold", "min_duration_s", "merge_gap_s"}
+    return params.model_dump(exclude=settled) == SelectionParams().model_dump(exclude=settled)
+
+
+def select_highlights(
+    track: ScoreTrack | None,
+    params: SelectionParams,
+    embeddings: EmbeddingTrack | None = None,
+    categoriser: Categoriser | None = None,
+    find_shots: Callable[[Sequence[tuple[float, float]]], Sequence[float]] | None = None,
+) -> Highlights:
+    """Return the highlights of one video with their categories.
+
+    params:     settled by `selection_of`
+    embeddings: what the video looks like; without it no category is given, and `duplicate_cosine` is refused
+    find_shots: gives the shot boundaries within stretches, seconds; called once, where `snap_s` is asked for
+    Raises ShapeError where something that `params` need is missing.
+    """
+    shots_s = None
+    if params.needs_shots and find_shots is not None:
+        shots_s = find_shots(stretches_to_search(track, params)) if track is not None else []
+    found = select(track, params, embeddings=embeddings, shots_s=shots_s)
+    categories: list[Category | None] = [None] * len(found.spans)
+    if embeddings is not None:
+        categories = categories_of(categoriser, found.spans, embeddings)
+    return Highlights(found.spans, tuple(categories), found.note)
+
+
+def stretches_to_search(track: ScoreTrack, params: SelectionParams) -> list[tuple[float, float]]:
+    """Return the stretches `(start_s, end_s)` in which a shot boundary could move an edge: disjoint, in order.
+
+    So a request for snapping decodes the surroundings of highlights once more, and not the whole video.
+    """
+    assert params.snap_s is not None
+    plain = {"threshold", "hold_threshold", "min_duration_s", "merge_gap_s"}
+    spans = select(track, SelectionParams.model_validate(params.model_dump(include=plain))).spans
+    reach_s = params.snap_s + _AROUND_S
+    near = [
+        Span(max(edge_s - reach_s, 0.0), min(edge_s + reach_s, track.duration_s))
+        for span in spans
+        for edge_s in (span.start_s, span.end_s)
+        if edge_s - reach_s < track.duration_s
+    ]
+    return [(span.start_s, span.end_s) for span in merge_spans(near, _AROUND_S)]
+
+
+def shots_within(
+    stretches: Iterable[tuple[float, float]], frames_between: FramesBetween, params: ShotsParams | None = None
+) -> list[float]:
+    """Return the shot boundaries within `stretches`, seconds, each stretch looked at for itself.
+
+    frames_between: gives `(time_s, pixels)` of the frames from start to end, in order
+    """
+    return [
+        cut_s
+        for start_s, end_s in stretches
+        for cut_s in shot_boundaries(frames_between(start_s, end_s), params)
+        if start_s <= cut_s < end_s
+    ]

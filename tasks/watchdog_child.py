@@ -1,0 +1,199 @@
+"""The process that `tasks.watchdog` watches: loads a model once, then scores one video after the other.
+
+`python -m tasks.watchdog_child MODEL_FOLDER MEMORY_GIB` is started by `tasks.library` and by nobody else. Its standard
+output is the line to its parent; what libraries print goes to standard error. It ends with its parent, and by itself
+after `IDLE_S` without a job. Knows one job at a time; limits on time and memory are its parent's, except for a limit on
+address space that makes the kernel refuse memory instead of giving it to a runaway (setrlimit(2), RLIMIT_AS).
+"""
+
+import contextlib
+import ctypes
+import itertools
+import json
+import os
+import resource
+import select
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from models.errors import EngineError, HerdlightError, VideoError
+from tasks.footage import Footage, printable
+from tasks.watchdog import Outcome
+
+if TYPE_CHECKING:
+    from tasks.score import ModelIdentity, ScoredVideo, Scorer
+
+IDLE_S = 300.0
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+_BATCH_SIZE = 32
+Say = Callable[[Mapping[str, Any]], None]
+Work = Callable[[Mapping[str, Any], Say], Outcome]
+
+
+def serve(load: Callable[[], Work], memory_gib: float) -> None:
+    """Load, then answer jobs from standard input until it closes or nothing comes for IDLE_S.
+
+    load:       returns what does a job; called once
+    memory_gib: address space beyond what the loaded model has is limited to twice this
+    A VideoError is a quarantined outcome; an EngineError and a full disk are told and end the process, and so does
+    anything else, with its traceback on standard error.
+    """
+    _end_with_parent()
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def say(message: Mapping[str, Any]) -> None:
+        answers.write(json.dumps(dict(message)) + "\n")
+        answers.flush()
+
+    try:
+        work = load()
+    except HerdlightError as error:
+        say({"error": {"kind": type(error).__name__, "text": str(error)}})
+        return
+    _limit_address_space(memory_gib)
+    say({"ready": True})
+    for job in _jobs():
+        try:
+            say({"outcome": asdict(work(job, say))})
+        except VideoError as error:
+            reason = printable(str(error)).removeprefix(f"{printable(Path(job.get('path', '')).name)}: ")
+            say({"outcome": asdict(Outcome("quarantined", reason))})
+        except EngineError as error:
+            say({"error": {"kind": "EngineError", "text": str(error)}})
+            return
+        except OSError as error:
+            if error.filename is None or not Path(os.fsdecode(error.filename)).is_relative_to(job["out"]):
+                raise
+            say({"error": {"kind": "OSError", "errno": error.errno, "text": os.fsdecode(error.filename)}})
+            return
+
+
+def main(argv: Sequence[str]) -> None:
+    """Shell: serve the model in a folder."""
+    folder, memory_gib = Path(argv[0]), float(argv[1])
+
+    def load() -> Work:
+        from models.ensemble import load_scorer
+
+        model = load_scorer(folder)
+        return lambda job, say: score_job(model, job, say)
+
+    serve(load, memory_gib)
+
+
+def score_job(model: "Scorer", job: Mapping[str, Any], say: Say) -> Outcome:
+    """Score one video into a folder.
+
+    job: path, name, video_id, out (folder), threshold (0 to 1 or None) and model (ModelIdentity as an object)
+    """
+    from models.video import probe
+    from tasks.score import ModelIdentity, score_video_file
+    from tasks.scored_files import output_stem
+
+    path = Path(job["path"])
+    say({"duration_s": probe(path).duration_s})
+
+    def on_fraction(fraction: float) -> None:
+        say({"fraction": fraction})
+
+    reason = ""
+    try:
+        video = score_video_file(model, path, threshold=job["threshold"], on_fraction=on_fraction)
+    except VideoError as error:
+        reason = printable(str(error)).removeprefix(f"{printable(path.name)}: ")
+        video = score_what_can_be_read(model, path, job["threshold"], on_fraction)
+    output = output_stem(Path(job["name"]), job["video_id"], {})
+    identity = ModelIdentity(**job["model"])
+    return _write(Footage(path, job["name"]), job["video_id"], output, Path(job["out"]), video, identity, reason)
+
+
+def score_what_can_be_read(
+    model: "Scorer", path: Path, threshold: float | None, on_fraction: Callable[[float], None]
+) -> "ScoredVideo":
+    """Return the scores of the frames of a damaged video up to where it cannot be read.
+
+    The video ends with its last readable frame; there are no thumbnails. Raises VideoError where no frame can be read.
+    """
+    from models.spans import spans_above
+    from models.video import iterate_pictures
+    from tasks.scored_files import ScoredVideo
+
+    times_s: list[float] = []
+    features = []
+    frames = iterate_pictures(path, model.spec.sampling)
+    ended: VideoError | None = None
+    while ended is None:
+        batch = []
+        try:
+            for time_s, pixels, _ in itertools.islice(frames, _BATCH_SIZE):
+                batch.append(pixels)
+                times_s.append(time_s)
+            if not batch:
+                break
+        except VideoError as error:
+            ended = error
+        if batch:
+            features.append(model.embed(np.stack(batch)))
+            on_fraction(0.0)
+    if not times_s:
+        raise ended or VideoError(f"{printable(path.name)}: no frame of it can be decoded")
+    end_s = times_s[-1] + 1 / model.spec.sampling.fps
+    track = model.score_track(np.concatenate(features), np.array(times_s, np.float64), end_s)
+    threshold = model.spec.threshold if threshold is None else threshold
+    rules = {"min_duration_s": model.spec.min_duration_s, "merge_gap_s": model.spec.merge_gap_s}
+    return ScoredVideo(track, tuple(spans_above(track, threshold, **rules)), threshold, ())
+
+
+def _write(
+    item: Footage,
+    video_id: str,
+    output: str,
+    out: Path,
+    video: "ScoredVideo",
+    identity: "ModelIdentity",
+    reason: str,
+) -> Outcome:
+    from tasks.scored_files import write_video
+
+    row = write_video(item, video_id, output, out, video, identity)
+    return Outcome("partial" if reason else "scored", reason, output, row.duration_s, row.num_spans, row.highlight_s)
+
+
+def _jobs() -> Iterator[dict[str, Any]]:
+    """Yield jobs from standard input until it closes, or nothing comes for IDLE_S."""
+    unread = b""
+    while select.select([0], [], [], IDLE_S)[0]:
+        chunk = os.read(0, 1 << 16)
+        if not chunk:
+            return
+        unread += chunk
+        while b"\n" in unread:
+            line, _, unread = unread.partition(b"\n")
+            yield json.loads(line)
+
+
+def _end_with_parent() -> None:
+    """Have the kernel kill this process when its parent ends, even when a decoder hangs in it (Linux, prctl(2))."""
+    parent = os.getppid()
+    with contextlib.suppress(OSError, AttributeError):  # not Linux: it ends when it next reads its input
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit(0)
+
+
+def _limit_address_space(memory_gib: float) -> None:
+    status = Path("/proc/self/statm")
+    if status.is_file():  # Linux alone says what is taken so far
+        taken = int(status.read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (taken + int(2 * memory_gib * 2**30), resource.RLIM_INFINITY))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
