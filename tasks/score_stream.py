@@ -100,6 +100,7 @@ def stream_track(
 
 
 def batched(frames: Iterable[tuple[float, Pixels]], size: int) -> Iterator[tuple[Seconds, Pixels]]:
+    """Yield times float64 [N], seconds, and pixels uint8 [N, S, S, 3] of at most `size` frames at a time, in order."""
     iterator = iter(frames)
     while batch := list(itertools.islice(iterator, size)):
         yield np.array([time_s for time_s, _ in batch], np.float64), np.stack([pixels for _, pixels in batch])
