@@ -84,7 +84,7 @@ def sequential_loop(
 ) -> npt.NDArray[np.float32]:
     """Return features [N, D] of every `stride`-th frame of one pass from start to end."""
     with av.open(str(path)) as container:
-        frames = itertools.islice(container.decode(video=0), 0, None, stride)
+        frames: Iterator[Any] = itertools.islice(container.decode(video=0), 0, None, stride)
         return _in_batches((frame.to_image() for frame in frames), embed, batch_size)
 
 

@@ -50,6 +50,9 @@ Pixels = npt.NDArray[np.uint8]
 class DecodeOptions:
     """How FFmpeg is asked to decode and to scale. The defaults give every pixel as a plain decoder gives it.
 
+    What each choice costs and changes is measured: `python -m benchmarks.decoding`, benchmarks/results/decoding.json.
+    Nothing that changes pixels is on by default; leaving frames out (`skip_unsampled`) is what saves without a change.
+
     thread_type:      how the decoder shares its work: AUTO, FRAME or SLICE
     num_threads:      of the decoder, 0 for as many as there are cores
     skip_loop_filter: frames whose edges between blocks are not smoothed: "default" (none), "noref" (frames that no

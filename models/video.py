@@ -37,7 +37,8 @@ from models.decoding import (
     square_pixels,
 )
 from models.errors import ShapeError, VideoError
-from models.grid import GRID_TOLERANCE_S, pick_on_grid
+from models.grid import GRID_TOLERANCE_S as GRID_TOLERANCE_S
+from models.grid import pick_on_grid as pick_on_grid
 from models.skipping import SkippingUnsure, can_skip, decode_sampled
 
 # Limits. Beyond them a file is taken for damaged or hostile, and refused before it costs memory or hours.
