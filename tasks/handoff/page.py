@@ -66,6 +66,7 @@ def _video(
         "name": video.video,
         "length": format_time(video.duration_s),
         "threshold": video.threshold,
+        "partial": video.partial,
         "model": show_model(video.model),
         "num_highlights": len(video.highlights),
         "curve": _curve(video),
