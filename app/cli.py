@@ -5,10 +5,8 @@ Exit status: 0 done, 1 could not be done (one line on standard error says why), 
 flows run in a process that takes this one's place.
 """
 
-import contextlib
 import os
 import sys
-from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -16,10 +14,10 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
+from app.door import door
+from app.score_command import DEFAULT_MODEL, score
 from models.errors import DataError, GateRefused
-from tasks.shell import one_line_errors, quiet_environment, terminate_as_interrupt
-
-DEFAULT_MODEL = "models:/herdlight@champion"
+from tasks.shell import quiet_environment
 
 
 class Runner(StrEnum):
@@ -40,39 +38,7 @@ app = typer.Typer(
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
-@contextlib.contextmanager
-def _door() -> Iterator[None]:
-    """Run a command: expected errors in one line, SIGTERM like Ctrl-C, other people's telemetry off."""
-    quiet_environment()
-    with one_line_errors("herdlight"), terminate_as_interrupt():
-        yield
-
-
-@app.command()
-def score(
-    paths: Annotated[
-        list[Path], typer.Argument(metavar="VIDEO_OR_FOLDER...", help="Videos, and folders with videos at any depth.")
-    ],
-    out: Annotated[Path, typer.Option(help="Folder for the results; made where it is missing.")],
-    model: Annotated[
-        str, typer.Option(help="A model of the registry (models:/NAME@ALIAS) or a folder with a served model.")
-    ] = DEFAULT_MODEL,
-    threshold: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, help="Score from which a frame is a highlight, 0 to 1; the model's own by default."),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Score again what an earlier run has scored.")] = False,
-) -> None:
-    """Find the highlights in videos: spans (JSON), scores (Parquet) and a timeline picture (PNG) for each.
-
-    A video that cannot be read is rejected with its reason, and the others go on. Results that are there for the same
-    video, model and threshold are kept. The exit status is 0 when at least one video has results, else 1.
-    """
-    with _door():
-        from app.scoring import score_footage
-
-        if not score_footage(paths, out, model, threshold, force=force).scored:
-            raise DataError(f"none of the videos could be scored; {out / 'rejected.json'} says why for each")
+app.command()(score)
 
 
 @app.command(name="export")
@@ -104,7 +70,7 @@ def export_(
     A video that is missing, is not the one that was scored, or cannot be read is rejected with its reason, and the
     others go on. The exit status is 0 when at least one result was handed on, or there were none; else 1.
     """
-    with _door():
+    with door():
         from app.handoff import export_highlights
 
         report = export_highlights(results, footage or [Path()], out, formats or ["all"], start or [], place)
@@ -132,7 +98,7 @@ def features(
     Features that are there and open are kept. A video that cannot be read is rejected with its reason and the others
     go on; the exit status is then 1.
     """
-    with _door():
+    with door():
         from app.features import extract_features
 
         if not extract_features(words or []):
@@ -167,7 +133,7 @@ def score_library(
     Each video is scored in a watched process: one that crashes a decoder, hangs or takes too much memory is set aside
     with its reason, and the others go on. The exit status is 0 when at least one file has results, else 1.
     """
-    with _door():
+    with door():
         from app.library import score_paths
         from tasks.library import options_of
 
@@ -208,7 +174,7 @@ def evaluate(
     beside random, uniform and human rows. A video that cannot be read or that its labels do not fit is rejected with
     its reason, and the others go on. The exit status is 0 when at least one video was evaluated, else 1.
     """
-    with _door():
+    with door():
         from app.evaluating import evaluate_folder
         from tasks.evaluate import EvaluateParams
 
@@ -255,7 +221,7 @@ def gate(
     verdict: Annotated[Path, typer.Option(help="The verdict that stage gate wrote.")] = Path("build/gate/verdict.json"),
 ) -> None:
     """Print the gate's verdict line by line; the exit status is 1 when it refused."""
-    with _door():
+    with door():
         from app.verdict import print_verdict
 
         if not print_verdict(verdict, Console()):
@@ -267,7 +233,7 @@ def ladder(
     table: Annotated[Path, typer.Option(help="The table that stage ladder wrote.")] = Path("build/ladder/ladder.json"),
 ) -> None:
     """Print the compression ladder: what each rung costs and saves, which one was chosen, and why."""
-    with _door():
+    with door():
         from app.ladder import print_ladder
 
         print_ladder(table, Console())
@@ -278,7 +244,7 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print the checks as a JSON list.")] = False,
 ) -> None:
     """Say what this machine can do, and what to do about what is missing; exit 1 when something required is."""
-    with _door():
+    with door():
         from app.doctor import all_checks, print_checks
 
         checks = all_checks(Path.cwd(), os.environ)

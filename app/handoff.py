@@ -8,16 +8,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from tasks.handoff.export import (
-    FORMATS,
-    ExportOptions,
-    ExportReport,
-    choose_formats,
-    export_results,
-    parse_place,
-    parse_starts,
-    require_separate,
-)
+from tasks.handoff.export import FORMATS, ExportReport, choose_formats, export_results
+from tasks.handoff.options import ExportOptions, parse_place, parse_starts, require_separate
 
 
 def export_highlights(

@@ -1,8 +1,9 @@
 """The door to scoring: finds the model, shows progress, and prints what became of each video."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -14,19 +15,26 @@ from models.members import is_scorer_folder
 from tasks.energy import energy_counter
 from tasks.footage import list_footage
 from tasks.score import ModelIdentity, ScoreProgress, Scorer, ScoreReport, identify_model, score_videos
+from tasks.score_settings import settings_of
 from tasks.timeline import format_time
 
 
-def score_footage(paths: list[Path], out: Path, model_uri: str, threshold: float | None, *, force: bool) -> ScoreReport:
-    """Score every video that `paths` mean into `out` with the model that `model_uri` names, and print a table."""
+def score_footage(
+    paths: list[Path], out: Path, model_uri: str, options: Mapping[str, Any], *, force: bool
+) -> ScoreReport:
+    """Score every video that `paths` mean into `out` with the model that `model_uri` names, and print a table.
+
+    options: see `tasks.score_settings.settings_of`
+    """
     footage = list_footage(paths, out)
     for folder in (out, *out.parents):
         if folder.exists() and not folder.is_dir():
             raise DataError(f"{folder}: not a folder; choose another --out")
     model, identity = _load_model(model_uri)
+    settings = settings_of(options, model.spec)
     with scoring_progress(len(footage)) as on_progress, energy_counter() as counter:
         report = score_videos(
-            model, identity, footage, out, threshold=threshold, force=force, on_progress=on_progress, counter=counter
+            model, identity, footage, out, settings=settings, force=force, on_progress=on_progress, counter=counter
         )
     print_report(report, out, Console())
     return report
@@ -112,6 +120,9 @@ def print_report(report: ScoreReport, out: Path, console: Console) -> None:
         for bad in report.rejected:
             table.add_row(Text(bad.video), Text(bad.reason))
         console.print(table)
+    for row in report.scored:
+        if row.note:
+            console.print(Text(f"{row.video}: {row.note}", "dim"), soft_wrap=True)
     kept = sum(row.kept for row in report.scored)
     counts = f"{len(report.scored)} scored" + (f" ({kept} kept from before)" if kept else "")
     console.print(Text(f"{counts}, {len(report.rejected)} rejected; results in {out}"), soft_wrap=True)

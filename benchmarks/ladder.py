@@ -9,9 +9,11 @@ seven minutes on two quiet cores with AMX. Speeds are at each rung's best batch 
 its 95% interval over videos and the exchange test's p-value that the parent is better.
 """
 
+import logging
 import os
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -102,6 +104,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", choices=PARTS, help="one part; the file has its figures alone")
     options = parser.parse_args(argv)
     quiet_environment()
+    for noisy in ("lightning.pytorch", "onnx_ir", "onnxscript"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"lightning\.")
     with one_line_errors(NAME):
         measure(options.build, options.data, quick=options.quick, parts=[options.only] if options.only else PARTS)
 

@@ -24,7 +24,7 @@ from models.errors import DataError, VideoError
 from models.served import ServedModel, load_served
 from models.spans import ScoreTrack, Span, spans_above, total_duration_s
 from models.video import Sampling, frames_of, probe
-from tasks.score_cascade import CascadeResult, cascade_track
+from tasks.score_cascade import CascadeResult, Looker, cascade_track
 from tasks.score_stream import stream_track
 
 FPS = 2.0
@@ -53,7 +53,7 @@ def compare_modes(model: ServedModel, path: Path, params: CascadeParams) -> Comp
     started = time.monotonic()
     track = _exact(model, path, sampling, duration_s)
     between = time.monotonic()
-    result: CascadeResult = cascade_track(model, path, sampling, duration_s, model.spec.threshold, params)
+    result: CascadeResult = cascade_track(Looker(model, path, sampling, duration_s), model.spec.threshold, params)
     cascade_s = time.monotonic() - between
     found, truth = _highlights(model, result.track), _highlights(model, track)
     return Comparison(duration_s, between - started, cascade_s, found, truth, result.decoded_s)
@@ -109,7 +109,9 @@ def make_film(model: ServedModel, paths: Sequence[Path], length_s: float, scratc
     template, clips = encode_clips(paths, scratch)
     duration_s = sum(clip.duration_s for clip in clips)
     marked = _highlights(model, _exact(model, template, dataclasses.replace(model.spec.sampling, fps=FPS), duration_s))
-    start_s, good, quiet = 0.0, [], []
+    start_s = 0.0
+    good: list[tuple[Packets, float]] = []
+    quiet: list[tuple[Packets, float]] = []
     for clip in clips:
         inside = [Span(start_s, start_s + clip.duration_s)]
         marked_s = covered(marked, inside) * clip.duration_s

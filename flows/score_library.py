@@ -17,6 +17,8 @@ from typing import Any, Literal
 
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.utilities.annotations import quote
 
 from flows.settings import Settings
@@ -110,7 +112,13 @@ def _make_runner(runner: str, workers: int, address: str, slurm: Mapping[str, An
     except TypeError as error:
         raise ParamsError(f"slurm: {error}; its keys are cores, memory, walltime, queue, account") from None
     DaskTaskRunner = extra("prefect_dask").DaskTaskRunner
-    with dask_scheduler(address, workers, job) as scheduler, DaskTaskRunner(address=scheduler) as task_runner:
+    # Without a server of their own choice, workers take the one that this run has; else each would start its own.
+    api = PREFECT_API_URL.value() or str(get_client(sync_client=True).api_url)
+    with (
+        temporary_settings({PREFECT_API_URL: api}),
+        dask_scheduler(address, workers, job) as scheduler,
+        DaskTaskRunner(address=scheduler) as task_runner,
+    ):
         yield functools.partial(_run_on_dask, task_runner)
 
 

@@ -282,6 +282,23 @@ def load_categories(folder: Path) -> Categoriser | None:
         raise ModelError(f"{path}: not a file of categories ({error}); run stage categorise again") from None
 
 
+def copy_categories(source: Path, model: Path, embed_dim: int) -> Categoriser | None:
+    """Put the categoriser in the folder `source` beside the served model in `model`, and return it; None without one.
+
+    embed_dim: length of the served model's embeddings. Raises ModelError where the categoriser is for another.
+    """
+    categoriser = load_categories(source)
+    if categoriser is None:
+        return None
+    if categoriser.names and categoriser.weights_CD.shape[1] != embed_dim:
+        raise ModelError(
+            f"{source / CATEGORIES_FILE}: for embeddings of length {categoriser.weights_CD.shape[1]}, the served model "
+            f"has {embed_dim}; run stage categorise for this model"
+        )
+    save_categories(model, categoriser)
+    return categoriser
+
+
 def _fit(train: LabelledLooks, names: Sequence[str], strength: float) -> Categoriser:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression

@@ -117,7 +117,7 @@ def mask_two_four(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _two_of_four(weight: Tensor) -> Tensor:
     if weight.ndim < 2 or weight.shape[1] % 4:
         return torch.ones_like(weight)
-    fours = weight.abs().movedim(1, -1).unflatten(-1, (-1, 4))
+    fours = torch.unflatten(weight.abs().movedim(1, -1), -1, (-1, 4))
     kept = torch.zeros_like(fours).scatter_(-1, fours.topk(2, dim=-1).indices, 1.0)
     return kept.flatten(-2).movedim(-1, 1).contiguous()
 

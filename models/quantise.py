@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from models.engines.base import EngineRecord, Frames, engine_errors, read_record, version_of, write_record
+from models.engines.qdq import MIN_FRAMES as MIN_FRAMES
 from models.errors import EngineError, MissingExtra
 from models.files import hash_file
 
-MIN_FRAMES = 32
 REMEDY = "int8 needs NNCF: pip install -c constraints.txt -e '.[int8]'"
 _GRAPH_FILE = "tower.xml"
 

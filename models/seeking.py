@@ -6,19 +6,29 @@ the part is reached by decoding from the start. Knows nothing of what the parts 
 """
 
 import dataclasses
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from models.decoding import DEFAULT_OPTIONS, DecodeOptions, Pixels, displayed_frames, opened, square_pixels
+from models.decoding import (
+    DEFAULT_OPTIONS,
+    DecodeOptions,
+    Pixels,
+    displayed_frames,
+    displayed_pixels,
+    opened,
+    square_pixels,
+)
 from models.errors import ShapeError, VideoError
 from models.grid import pick_on_grid
 from models.skipping import SkippingUnsure, can_skip, decode_sampled
-from models.video import Sampling, frames_of
+from models.video import Sampling, iterate_pictures
 
 _SEEKABLE = ("mov", "matroska")
+Picture = Callable[[int, int], Pixels]
 
 
 class _SeekUnsure(Exception):
@@ -39,6 +49,23 @@ def iterate_between(
     origin: of the video, as `origin_of` has it; saves opening the file once more, for callers with many parts
     Raises VideoError as `frames_of` does where it reads, ShapeError unless 0 <= start_s <= end_s.
     """
+    for time_s, pixels, _ in pictures_between(path, sampling, start_s, end_s, options, origin=origin):
+        yield time_s, pixels
+
+
+def pictures_between(
+    path: Path,
+    sampling: Sampling,
+    start_s: float,
+    end_s: float,
+    options: DecodeOptions = DEFAULT_OPTIONS,
+    *,
+    origin: Fraction | None = None,
+) -> Iterator[tuple[float, Pixels, Picture]]:
+    """Yield what `iterate_between` does, and with each frame a function that gives it for people to look at.
+
+    The function is that of `models.video.iterate_pictures`.
+    """
     if not 0 <= start_s <= end_s:
         raise ShapeError(f"part of a video: [{start_s}, {end_s}) s needs 0 <= start <= end")
     last_s = -math.inf
@@ -46,17 +73,18 @@ def iterate_between(
         try:
             origin = origin_of(path) if origin is None else origin
             for time_s, frame, stream in _sought(path, sampling.fps, start_s, end_s, options, origin):
-                yield time_s, square_pixels(frame, stream, sampling.image_size, sampling.fit, options.scaler)
+                pixels = square_pixels(frame, stream, sampling.image_size, sampling.fit, options.scaler)
+                yield time_s, pixels, functools.partial(displayed_pixels, frame, stream, path)
                 last_s = time_s
         except (_SeekUnsure, SkippingUnsure, VideoError):
             pass  # what was given stands; the rest is reached from the start
         else:
             return
-    for time_s, pixels in frames_of(path, sampling, options):
+    for time_s, pixels, picture in iterate_pictures(path, sampling, options):
         if time_s >= end_s:
             return
         if time_s >= start_s and time_s > last_s:
-            yield time_s, pixels
+            yield time_s, pixels, picture
 
 
 def iterate_keyframes(
@@ -66,11 +94,20 @@ def iterate_keyframes(
 
     Raises VideoError where no keyframe can be decoded, VideoBreaks where decoding breaks off.
     """
+    for time_s, pixels, _ in keyframe_pictures(path, sampling, options):
+        yield time_s, pixels
+
+
+def keyframe_pictures(
+    path: Path, sampling: Sampling, options: DecodeOptions = DEFAULT_OPTIONS
+) -> Iterator[tuple[float, Pixels, Picture]]:
+    """Yield what `iterate_keyframes` does, and with each a function as in `pictures_between`."""
     origin = origin_of(path)
     # Frames one by one leave nothing for several threads of frames to do but to wait.
     with opened(path, dataclasses.replace(options, thread_type="SLICE")) as (_, stream):
         for time_s, _, frame in displayed_frames(path, stream, _keyframes(stream), origin):
-            yield time_s, square_pixels(frame, stream, sampling.image_size, sampling.fit, options.scaler)
+            pixels = square_pixels(frame, stream, sampling.image_size, sampling.fit, options.scaler)
+            yield time_s, pixels, functools.partial(displayed_pixels, frame, stream, path)
 
 
 def _keyframes(stream: Any) -> Iterator[Any]:

@@ -1,7 +1,8 @@
 """The model as it is served: an engine for the image tower, the head beside it, and the spec; no training code.
 
-A served folder holds `model.json` (HighlighterSpec), `head.safetensors`, `engine.json` and the engine's files. Knows
-how the two halves work together; knows nothing of files of video or of how the engine was chosen.
+A served folder holds `model.json` (HighlighterSpec), `head.safetensors`, `engine.json` and its files, and where
+there are categories `categories.safetensors`. Knows how the two halves work together; knows nothing of files of video
+or of how the engine was chosen.
 """
 
 import dataclasses
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
+from models.category import Categoriser, copy_categories, load_categories
 from models.encoder import load_weights, save_weights
 from models.engines import Engine, load_engine, read_record
 from models.engines.base import RECORD_FILE
@@ -35,12 +37,14 @@ class ServedModel:
     engine:     image tower, for this device
     head:       scores features in their time
     batch_size: most frames that the engine gets at once
+    categoriser: says what kind of moment a highlight is, None where the model came without
     """
 
     spec: HighlighterSpec
     engine: Engine
     head: nn.Module
     batch_size: int = DEFAULT_BATCH_SIZE
+    categoriser: Categoriser | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -88,8 +92,13 @@ class ServedModel:
         return self.score_track(self.embed(video.frames_THWC), video.times_s, video.duration_s)
 
 
-def save_served(folder: Path, engine_folder: Path, head: nn.Module, spec: HighlighterSpec) -> None:
-    """Write a served folder, atomically, from the engine in `engine_folder` (copied and checked), head and spec."""
+def save_served(
+    folder: Path, engine_folder: Path, head: nn.Module, spec: HighlighterSpec, categories: Path | None = None
+) -> None:
+    """Write a served folder, atomically, from the engine in `engine_folder` (copied and checked), head and spec.
+
+    categories: folder that `models.category.save_categories` wrote
+    """
     record = read_record(engine_folder)
     if (record.image_size, record.feature_dim) != (spec.encoder.image_size, spec.encoder.embed_dim):
         raise EngineError(
@@ -101,6 +110,8 @@ def save_served(folder: Path, engine_folder: Path, head: nn.Module, spec: Highli
             shutil.copyfile(engine_folder / name, temporary / name)
         write_json(temporary / SPEC_FILE, spec.to_json())
         save_weights(temporary / _HEAD_FILE, head)
+        if categories is not None:
+            copy_categories(categories, temporary, spec.encoder.embed_dim)
 
 
 def load_served(folder: Path, batch_size: int = DEFAULT_BATCH_SIZE) -> ServedModel:
@@ -112,4 +123,4 @@ def load_served(folder: Path, batch_size: int = DEFAULT_BATCH_SIZE) -> ServedMod
     head = build_head(spec)
     load_weights(folder / _HEAD_FILE, head)
     engine = load_engine(folder, make_tower=lambda: build_tower(spec))
-    return ServedModel(spec, engine, head.eval().requires_grad_(False), batch_size)
+    return ServedModel(spec, engine, head.eval().requires_grad_(False), batch_size, load_categories(folder))

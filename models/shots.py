@@ -6,8 +6,9 @@ The change is measured on a thumbnail of colours, the mean absolute difference o
 samples that the model gets will do and nothing is decoded twice; and the mean of the surroundings leaves out the
 largest of them, so that a cut beside another is found. The package itself brings its own OpenCV, and reads files.
 
-Memory is constant: a thumbnail and a few numbers. Knows pictures and seconds; where given features in place of
-pictures, their cosine distance is the change.
+Keyframes (models/seeking.py) will do for boundaries too and cost next to no decoding: encoders put one at many cuts,
+and at fixed distances besides. Memory is constant: a thumbnail and a few numbers. Knows pictures and seconds; where
+given features in place of pictures, their cosine distance is the change.
 """
 
 from collections import deque
@@ -18,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from models.decoding import opened
 from models.errors import ShapeError
 from models.params import Section
 from models.video import Sampling, iterate_frames
@@ -152,8 +152,8 @@ def _means(values: npt.NDArray[np.float32], axis: int) -> npt.NDArray[np.float32
     first = np.arange(SIDE) * length // SIDE
     counts = np.maximum(np.diff(np.append(first, length)), 1).astype(np.float32)
     sums = np.add.reduceat(values, first, axis=axis)
-    means: npt.NDArray[np.float32] = sums / counts.reshape([SIDE if place == axis else 1 for place in range(3)])
-    return means
+    means = sums / counts.reshape([SIDE if place == axis else 1 for place in range(3)])
+    return means.astype(np.float32)
 
 
 def shot_boundaries(
@@ -170,17 +170,6 @@ def shots_of_file(path: Path, params: ShotsParams | None = None) -> list[float]:
     """Return the cuts of the video at `path`, seconds. Raises VideoError where it cannot be read to its end."""
     params = params or ShotsParams()
     return list(shot_boundaries(iterate_frames(path, Sampling(params.fps, 4 * SIDE, "squash")), params))
-
-
-def keyframe_times(path: Path) -> list[float]:
-    """Return when the keyframes of the video at `path` are shown, seconds, in order; nothing is decoded.
-
-    Encoders start a new group of pictures at a cut, and at fixed distances too, so every keyframe is a place where a
-    clip can be cut out without encoding it again, and only some are shot boundaries. Raises VideoError.
-    """
-    with opened(path) as (container, stream):
-        ticks = [p.pts for p in container.demux(stream) if p.is_keyframe and p.pts is not None and not p.is_discard]
-        return sorted({max(0.0, float((tick - min(ticks)) * stream.time_base)) for tick in ticks})
 
 
 def _after(time_s: float, last_s: float) -> None:

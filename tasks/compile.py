@@ -25,6 +25,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
+from models.category import CATEGORIES_FILE
 from models.engines import (
     EngineRecord,
     TowerSource,
@@ -129,6 +130,7 @@ def compile_model(
     folder: Path,
     on_progress: Callable[[int], None] = lambda done: None,
     rung: ChosenRung | None = None,
+    categories: Path | None = None,
 ) -> CompileResult:
     """Build and compare the engines of `params`; leave `folder/model` (served) and `folder/also_built`.
 
@@ -136,6 +138,7 @@ def compile_model(
     read_video:  gives the sampled frames of a video by its id
     on_progress: called with the number of engines done; there are len(engines_of(params))
     rung:        for `engine: ladder`, made of this highlighter
+    categories:  folder of stage categorise, whose file is served beside the model
     Raises EngineError where the engine that is to be served cannot be, ModelError without val or test videos.
     """
     rows = [row for row in rows if row.split in ("val", "test")]
@@ -162,7 +165,7 @@ def compile_model(
         predictions = trials[chosen].predictions
         assert predictions is not None
         served_spec = replace(spec, threshold=_threshold_on_val(predictions))
-        save_served(folder / "model", Path(scratch) / chosen, highlighter.head, served_spec)
+        save_served(folder / "model", Path(scratch) / chosen, highlighter.head, served_spec, categories)
         with replacing_folder(folder / "also_built") as kept:
             for name in params.also_build:
                 if name in trials and trials[name].report.num_bytes is not None:
@@ -270,13 +273,16 @@ def _threshold_on_val(predictions: pd.DataFrame) -> float:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the stage."""
-    with stage_shell("compile", ["manifest", "frames", "model", "rung"], argv) as shell:
+    with stage_shell("compile", ["manifest", "frames", "model", "rung", "categories"], argv) as shell:
         params = shell.section("compile", CompileParams)
         rung = load_chosen(shell["rung"], shell["model"]) if params.engine == "ladder" else None
         highlighter, spec = rung.model if rung else load_highlighter(shell["model"])
+        categories = shell["categories"] if (shell["categories"] / CATEGORIES_FILE).is_file() else None
         rows, read_video = read_manifest(shell["manifest"]), partial(read_frames_shard, shell["frames"])
         with progress_bar("engines", len(engines_of(params, rung))) as on_progress:
-            result = compile_model(highlighter, spec, rows, read_video, params, shell.out, on_progress, rung)
+            result = compile_model(
+                highlighter, spec, rows, read_video, params, shell.out, on_progress, rung, categories
+            )
         write_predictions(shell.out / "predictions.parquet", result.predictions)
         write_json(shell.out / "engines.json", result.to_json())
         write_json(shell.out / "latency.json", {"engines": [latency.to_json() for latency in result.latencies]})

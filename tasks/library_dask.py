@@ -10,6 +10,7 @@ Each worker is a process with one thread and keeps one child that has the model 
 
 import contextlib
 import importlib
+import logging
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -53,6 +54,7 @@ def dask_scheduler(address: str, workers: int, job: SlurmJob | None = None) -> I
     Raises MissingExtra where Dask is not installed.
     """
     distributed, dask = extra("distributed"), extra("dask")
+    logging.getLogger("distributed").setLevel(logging.WARNING)
     with dask.config.set(_CONFIG):
         if address not in (LOCAL, SLURM):
             yield address
@@ -86,6 +88,7 @@ def slurm_cluster(job: SlurmJob, **options: Any) -> Any:
         memory=job.memory,
         walltime=job.walltime,
         job_name="herdlight",
+        scheduler_options={"dashboard_address": ":0"},
         job_script_prologue=[f"export PYTHONPATH={shlex.quote(str(_ROOT))}${{PYTHONPATH:+:$PYTHONPATH}}"],
         **{key: value for key, value in optional.items() if value},
         **options,
@@ -104,13 +107,16 @@ def dask_client(address: str) -> Iterator[Any]:
         yield client
 
 
-def run_on(client: Any) -> Runner:
-    """Return the runner that has a client's workers do the batches."""
+def run_on(client: Any, workers: Sequence[str] | None = None) -> Runner:
+    """Return the runner that has a client's workers do the batches.
+
+    workers: addresses of those that may, None for all
+    """
     distributed = extra("distributed")
 
     def run(job: LibraryJob, batches: Sequence[Batch], on_event: OnEvent) -> None:
         told: Mapping[str, Any] = job.to_json()
-        futures = {client.submit(work_on, told, batch, pure=False): batch for batch in batches}
+        futures = {client.submit(work_on, told, batch, pure=False, workers=workers): batch for batch in batches}
         try:
             for future in distributed.as_completed(futures, loop=client.loop):
                 tell(futures[future], future.result(), on_event)

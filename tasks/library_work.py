@@ -40,6 +40,8 @@ class LibraryJob:
     any_model:         what another model or threshold has scored before is done
     retry_quarantined: what was set aside is tried again
     num_threads:       of one child
+    measure_energy:    leave an energy file beside each result; for a child that has the machine to itself, since the
+                       energy of a machine cannot be told apart by processes
     lease_s:           seconds without a heartbeat after which a claim of another machine counts for nothing
     """
 
@@ -51,6 +53,7 @@ class LibraryJob:
     any_model: bool = False
     retry_quarantined: bool = False
     num_threads: int = 1
+    measure_energy: bool = False
     lease_s: float = LEASE_S
 
     @property
@@ -236,6 +239,7 @@ def read_place(place: Place) -> PlaceRecord:
 def child_of(job: LibraryJob) -> WatchedChild:
     """Return a child that scores for `job`; it starts with its first video."""
     command = [sys.executable, "-m", "tasks.watchdog_child", job.model_folder, str(job.limits.memory_gib)]
+    command.append("energy" if job.measure_energy else "-")
     return WatchedChild(command, job.limits, {"OMP_NUM_THREADS": str(job.num_threads)})
 
 
@@ -265,18 +269,20 @@ def work_on(job: Mapping[str, Any], batch: Batch) -> list[LibraryRow]:
     job: as `LibraryJob.to_json` gives it
     """
     made = LibraryJob.from_json(job)
-    if getattr(_kept, "job", None) != made:
+    kind = (made.model_folder, made.identity.sha256, made.limits, made.num_threads, made.measure_energy)
+    if getattr(_kept, "kind", None) != kind:
         forget_child()
-        _kept.job, _kept.child, _kept.ledger = made, child_of(made), Ledger(Path(made.out), made.lease_s)
+        _kept.kind, _kept.child = kind, child_of(made)
+    ledger = Ledger(Path(made.out), made.lease_s)
     score_file = score_in_child(made, _kept.child)
-    return [row for group in batch for row in score_group(made, _kept.ledger, group, score_file, lambda _: None)]
+    return [row for group in batch for row in score_group(made, ledger, group, score_file, lambda _: None)]
 
 
 def forget_child() -> None:
     """End the child that this thread keeps, where there is one."""
-    if getattr(_kept, "job", None) is not None:
+    if getattr(_kept, "kind", None) is not None:
         _kept.child.close()
-        _kept.job = None
+        _kept.kind = None
 
 
 class _StoppedError(Exception):

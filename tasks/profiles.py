@@ -36,6 +36,7 @@ SECTION_MODULES: Mapping[str, str] = {
     "evaluate": "tasks.evaluate",
     "gate": "tasks.gate",
     "spans": "tasks.train",
+    "categories": "models.category",
 }
 
 

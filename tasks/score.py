@@ -2,7 +2,9 @@
 
 For each video `STEM` the output folder gets
 
-    STEM.spans.json       video, video_id, duration_s, model, threshold, spans [{start_s, end_s, score}]
+    STEM.spans.json       video, video_id, duration_s, model, threshold, spans [{start_s, end_s, score}], and where the
+                          model has categories `category` and `category_probability` of each span; `note` says what was
+                          left out; `settings` and `looked` what was asked for beyond a plain run, and its cost
     STEM.scores.parquet   time_s float64, score float32: the score of each sampled frame
     STEM.timeline.png     curve, threshold, spans and thumbnails
     STEM.energy.json      watt-hours for an hour of video, and how that is known; only where a run measures it
@@ -27,10 +29,12 @@ import numpy.typing as npt
 from models.decoding import DEFAULT_OPTIONS, DecodeOptions
 from models.errors import ParamsError, VideoBreaks, VideoError
 from models.files import hash_file
-from models.spans import ScoreTrack, spans_above
+from models.spans import ScoreTrack
 from models.video import Sampling, frames_of, iterate_pictures, survey
 from tasks.energy import EnergyCounter, EnergyMeter
 from tasks.footage import Footage, printable
+from tasks.score_cascade import CascadeResult, Looker, cascade_track, keyframe_track
+from tasks.score_settings import ScoreSettings, settings_of
 from tasks.score_stream import BATCH_SIZE, Embedder, OnFeatures, stream_track
 from tasks.scored_files import (
     ModelIdentity,
@@ -45,6 +49,7 @@ from tasks.scored_files import (
     write_index,
     write_video,
 )
+from tasks.selecting import HighlightFinder
 from tasks.thumbnails import MAX_HEIGHT_PX, MAX_KEPT, MAX_WIDTH_PX, ThumbnailReel, choose_times
 from tasks.timeline import num_thumbnails
 
@@ -109,41 +114,78 @@ def score_video_file(
     path: Path,
     *,
     threshold: float | None = None,
+    settings: ScoreSettings | None = None,
     batch_size: int = BATCH_SIZE,
     on_fraction: Callable[[float], None] | None = None,
     on_features: OnFeatures | None = None,
     allow_partial: bool = False,
     options: DecodeOptions = DEFAULT_OPTIONS,
 ) -> ScoredVideo:
-    """Return the scores and highlights of the video at `path`; memory does not depend on its length.
+    """Return the scores and highlights of the video at `path`; memory does not depend on its length in mode exact.
 
     threshold:     score from which a frame is a highlight, 0 to 1, by default the model's own
+    settings:      what else is asked for; then `threshold` is not read
     on_fraction:   called after every batch with the share of the video that is done
     on_features:   called after every batch with times float64 [N], seconds, and features float32 [N, D]
     allow_partial: a video that can be read up to some point alone is scored up to there, and says so
     Raises VideoError where the video cannot be read to its end, or with `allow_partial` not at all.
     """
-    spec = model.spec
-    threshold = spec.threshold if threshold is None else threshold
+    settings = settings or _plain(threshold, model.spec)
     info, missing = survey(path)
     if missing and not allow_partial:
         raise VideoError(f"{path.name}: {missing}")
-    reel = ThumbnailReel(stride=math.ceil(info.duration_s * spec.sampling.fps / MAX_KEPT))
+    finder = HighlightFinder(settings.selection, getattr(model, "categoriser", None))
+    see = finder.on_features if on_features is None else _both(finder.on_features, on_features)
+    sampling = model.spec.sampling
+    reel = ThumbnailReel(stride=math.ceil(info.duration_s * sampling.fps / MAX_KEPT))
     breaks: list[VideoBreaks] = []
-    frames = _until_break(_frames(path, spec.sampling, options, reel), breaks if allow_partial else None)
-    track = stream_track(
-        model,
-        frames,
-        name=printable(path.name),
-        duration_s=lambda: breaks[0].reached_s if breaks else info.duration_s,
-        batch_size=batch_size,
-        on_times=_as_fraction(on_fraction, info.duration_s),
-        on_features=on_features,
-    )
-    spans = spans_above(track, threshold, min_duration_s=spec.min_duration_s, merge_gap_s=spec.merge_gap_s)
-    shown = reel.at(choose_times(track, spans, num_thumbnails(info.width / info.height)))
+    closer: CascadeResult | None = None
+    if settings.mode == "exact" or missing:
+        frames = _until_break(_frames(path, sampling, options, reel), breaks if allow_partial else None)
+        track = stream_track(
+            model,
+            frames,
+            name=printable(path.name),
+            duration_s=lambda: breaks[0].reached_s if breaks else info.duration_s,
+            batch_size=batch_size,
+            on_times=_as_fraction(on_fraction, info.duration_s),
+            on_features=see,
+        )
+    else:
+        looker = Looker(
+            model, path, sampling, info.duration_s, options, batch_size, see, functools.partial(_keep, reel)
+        )
+        if settings.mode == "keyframes":
+            closer = keyframe_track(looker)
+        else:
+            closer = cascade_track(looker, settings.threshold, settings.cascade, on_fraction)
+        track = closer.track
+    found = finder.finish(track, path)
+    shown = reel.at(choose_times(track, found.spans, num_thumbnails(info.width / info.height)))
     partial = (str(breaks[0]).removeprefix(f"{path.name}: ")) if breaks else missing
-    return ScoredVideo(track, tuple(spans), threshold, shown, printable(partial))
+    return ScoredVideo(
+        track,
+        found.spans,
+        settings.threshold,
+        shown,
+        printable(partial),
+        found.categories,
+        found.note,
+        settings,
+        closer,
+    )
+
+
+def _both(first: OnFeatures, second: OnFeatures) -> OnFeatures:
+    def call(times_s: npt.NDArray[np.float64], features_ND: npt.NDArray[np.float32]) -> None:
+        first(times_s, features_ND)
+        second(times_s, features_ND)
+
+    return call
+
+
+def _keep(reel: ThumbnailReel, time_s: float, picture: Callable[[int, int], npt.NDArray[np.uint8]]) -> None:
+    reel.add(time_s, functools.partial(picture, MAX_WIDTH_PX, MAX_HEIGHT_PX))
 
 
 def score_track_of_file(
@@ -175,6 +217,7 @@ def score_videos(
     out: Path,
     *,
     threshold: float | None = None,
+    settings: ScoreSettings | None = None,
     force: bool = False,
     on_progress: Callable[[ScoreProgress], None] = lambda _: None,
     counter: EnergyCounter | None = None,
@@ -182,13 +225,11 @@ def score_videos(
     """Score every video of `footage` into `out` (see the module) and return what became of each.
 
     A video that cannot be read is a rejected row; everything else goes on. Outputs that are there for the same video,
-    model and threshold are kept, unless `force`. A video that can be read up to some point alone is scored up to there.
+    model and settings are kept, unless `force`. A video that can be read up to some point alone is scored up to there.
     counter: measures each video's energy, for a file of its own beside the others
     Raises ParamsError for a threshold outside [0, 1].
     """
-    threshold = model.spec.threshold if threshold is None else threshold
-    if not 0 <= threshold <= 1:
-        raise ParamsError(f"threshold {threshold}: must be 0 to 1")
+    settings = settings or _plain(threshold, model.spec)
     out.mkdir(parents=True, exist_ok=True)
     scored: list[ScoredRow] = []
     rejected: list[RejectedRow] = []
@@ -199,11 +240,11 @@ def score_videos(
         try:
             video_id = _video_id(item)
             output = output_stem(item.path, video_id, owners)
-            row = None if force else kept_row(item, video_id, output, out, identity, threshold)
+            row = None if force else kept_row(item, video_id, output, out, identity, settings)
             if row is None:
                 with counter.count() if counter else contextlib.nullcontext(EnergyMeter()) as meter:
                     video = score_video_file(
-                        model, item.path, threshold=threshold, on_fraction=report, allow_partial=True
+                        model, item.path, settings=settings, on_fraction=report, allow_partial=True
                     )
                 row = write_video(item, video_id, output, out, video, identity, meter.energy)
             scored.append(row)
@@ -215,6 +256,12 @@ def score_videos(
     result = ScoreReport(tuple(scored), tuple(rejected))
     write_index(out, result)
     return result
+
+
+def _plain(threshold: float | None, spec: ScoringSpec) -> ScoreSettings:
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise ParamsError(f"threshold {threshold}: must be 0 to 1")
+    return settings_of({"threshold": threshold}, spec)
 
 
 def _report(

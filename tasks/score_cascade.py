@@ -10,6 +10,7 @@ every 2 s and a budget of a quarter are about 75 MB at 512 numbers a picture. Kn
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +20,13 @@ from models.channel import made_ahead
 from models.decoding import DEFAULT_OPTIONS, DecodeOptions
 from models.errors import VideoError
 from models.grid import GRID_TOLERANCE_S
-from models.seeking import iterate_between, iterate_keyframes, origin_of
+from models.seeking import Picture, keyframe_pictures, origin_of, pictures_between
 from models.spans import ScoreTrack, Span
-from models.video import Sampling, frames_of
-from tasks.score_stream import BATCH_SIZE, Embedder, Features, Pixels, Seconds, batched
+from models.video import Sampling, iterate_pictures
+from tasks.score_stream import BATCH_SIZE, Embedder, Features, OnFeatures, Pixels, Seconds, batched
 
 _AHEAD = 2
-Frames = Iterator[tuple[float, Pixels]]
+Pictures = Iterator[tuple[float, Pixels, Picture]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,78 +52,111 @@ class CascadeResult:
         return min(1.0, self.decoded_s / self.track.duration_s)
 
 
-def keyframe_track(
-    model: Embedder, path: Path, sampling: Sampling, duration_s: float, batch_size: int = BATCH_SIZE
-) -> ScoreTrack:
+@dataclass(frozen=True, eq=False)
+class Looker:
+    """One video, the model that looks at it, and who else wants to see what it sees.
+
+    sampling:    of the stretches that are decoded; its fps plays no part for keyframes
+    duration_s:  of the video, seconds
+    on_features: called after every batch with times float64 [N], seconds, and features float32 [N, D]; stretches
+                 come after the keyframes
+    on_picture:  called with the time of every frame that is looked at, seconds, and the function that shows it
+    """
+
+    model: Embedder
+    path: Path
+    sampling: Sampling
+    duration_s: float
+    options: DecodeOptions = DEFAULT_OPTIONS
+    batch_size: int = BATCH_SIZE
+    on_features: OnFeatures | None = None
+    on_picture: Callable[[float, Picture], None] | None = None
+
+    def keyframes(self) -> tuple[Seconds, Features]:
+        """Return times [K] and features [K, E] of the keyframes. Raises VideoError where none can be decoded."""
+        found = self._embedded(keyframe_pictures(self.path, self.sampling, self.options))
+        if not len(found[0]):
+            raise VideoError(f"{self.path.name}: no keyframe of it can be decoded")
+        return found
+
+    def everything(self) -> tuple[Seconds, Features]:
+        """Return times and features of all samples."""
+        return self._embedded(iterate_pictures(self.path, self.sampling, self.options))
+
+    def parts(self, spans: Sequence[Span], origin: Fraction) -> tuple[Seconds, Features]:
+        """Return times and features of the samples in `spans`, which may have none."""
+        pictures = (
+            item
+            for span in spans
+            for item in pictures_between(
+                self.path, self.sampling, span.start_s, span.end_s, self.options, origin=origin
+            )
+        )
+        return self._embedded(pictures)
+
+    def scored(self, times_s: Seconds, features: Features) -> ScoreTrack:
+        """Return the scores of samples in order of time."""
+        end_s = max(self.duration_s, float(times_s[-1]) + GRID_TOLERANCE_S)
+        return self.model.score_track(features, times_s, end_s)
+
+    def _embedded(self, pictures: Pictures) -> tuple[Seconds, Features]:
+        """Decode in a thread of its own while the tower runs."""
+        times: list[Seconds] = []
+        features: list[Features] = []
+        with made_ahead(
+            batched(self._shown(pictures), self.batch_size), num_ahead=_AHEAD, name="herdlight-cascade"
+        ) as batches:
+            for times_s, frames_NHWC in batches:
+                times.append(times_s)
+                features.append(self.model.embed(frames_NHWC))
+                if self.on_features:
+                    self.on_features(times_s, features[-1])
+        if not times:
+            return np.zeros(0), np.zeros((0, 0), np.float32)
+        return np.concatenate(times), np.concatenate(features)
+
+    def _shown(self, pictures: Pictures) -> Iterator[tuple[float, Pixels]]:
+        for time_s, pixels, picture in pictures:
+            if self.on_picture:
+                self.on_picture(time_s, picture)
+            yield time_s, pixels
+
+
+def keyframe_track(looker: Looker) -> CascadeResult:
     """Return the scores of the keyframes alone. Raises VideoError where none can be decoded."""
-    times_s, features_KE = _embedded(model, iterate_keyframes(path, sampling), path, batch_size)
-    return _scored(model, times_s, features_KE, duration_s)
+    times_s, features = looker.keyframes()
+    return CascadeResult(looker.scored(times_s, features), len(times_s), 0.0, len(times_s))
 
 
 def cascade_track(
-    model: Embedder,
-    path: Path,
-    sampling: Sampling,
-    duration_s: float,
-    threshold: float,
-    params: CascadeParams,
-    *,
-    options: DecodeOptions = DEFAULT_OPTIONS,
-    batch_size: int = BATCH_SIZE,
-    on_fraction: Callable[[float], None] = lambda fraction: None,
+    looker: Looker, threshold: float, params: CascadeParams, on_fraction: Callable[[float], None] | None = None
 ) -> CascadeResult:
-    """Return the scores of the video at `path` by cascade, see the module.
+    """Return the scores of a video by cascade, see the module.
 
-    threshold: score of a highlight; sampling: of the stretches that are decoded; duration_s: of the video
-    Raises VideoError where its keyframes or a chosen stretch cannot be decoded.
+    threshold:   score of a highlight
+    on_fraction: called before every round with how many of the rounds are done, 0 to 1
+    Raises VideoError where the keyframes or a chosen stretch cannot be decoded.
     """
-    key_times_s, key_features = _embedded(model, iterate_keyframes(path, sampling, options), path, batch_size)
-    num_keyframes = len(key_times_s)
-    if duration_s / num_keyframes > params.max_gap_s:
-        times_s, features = _embedded(model, frames_of(path, sampling, options), path, batch_size)
-        reason = f"a keyframe every {duration_s / num_keyframes:.1f} s is too few, at most {params.max_gap_s:g} s"
-        track = _scored(model, times_s, features, duration_s)
-        return CascadeResult(track, num_keyframes, duration_s, num_keyframes + len(times_s), reason)
-    stretches, track = (
-        split_at_keyframes(key_times_s, duration_s),
-        _scored(model, key_times_s, key_features, duration_s),
-    )
-    close_times_s, close_features = key_times_s[:0], key_features[:0]
-    origin = origin_of(path)
+    keyframes = looker.keyframes()
+    num_keyframes = len(keyframes[0])
+    if looker.duration_s / num_keyframes > params.max_gap_s:
+        everything = looker.everything()
+        gap_s, num_samples = looker.duration_s / num_keyframes, num_keyframes + len(everything[0])
+        reason = f"a keyframe every {gap_s:.1f} s is too few, at most {params.max_gap_s:g} s"
+        return CascadeResult(looker.scored(*everything), num_keyframes, looker.duration_s, num_samples, reason)
+    stretches, track = split_at_keyframes(keyframes[0], looker.duration_s), looker.scored(*keyframes)
+    close = (np.zeros(0), np.zeros((0, 0), np.float32))
+    origin = origin_of(looker.path)
     for done in range(params.rounds):
-        on_fraction((done + 1) / (params.rounds + 1))
-        chosen = next_stretches(stretches, track, threshold, params, sampling.fps)
+        if on_fraction:
+            on_fraction((done + 1) / (params.rounds + 1))
+        chosen = next_stretches(stretches, track, threshold, params, looker.sampling.fps)
         if not len(chosen):
             break
-        frames = _parts(path, sampling, joined(stretches, chosen), options, origin)
-        times_s, features = _embedded(model, frames, path, batch_size, may_be_empty=True)
         stretches = stretches.with_decoded(chosen)
-        close_times_s, close_features = _merged((close_times_s, close_features), (times_s, features))
-        track = _scored(
-            model, *_merged(_outside(stretches, key_times_s, key_features), (close_times_s, close_features)), duration_s
-        )
-    on_fraction(1.0)
-    return CascadeResult(track, num_keyframes, stretches.decoded_s, num_keyframes + len(close_times_s))
-
-
-def _parts(path: Path, sampling: Sampling, spans: Sequence[Span], options: DecodeOptions, origin: object) -> Frames:
-    for span in spans:
-        yield from iterate_between(path, sampling, span.start_s, span.end_s, options, origin=origin)  # type: ignore[arg-type]
-
-
-def _embedded(
-    model: Embedder, frames: Frames, path: Path, batch_size: int, *, may_be_empty: bool = False
-) -> tuple[Seconds, Features]:
-    """Return times [N] and features [N, E] of `frames`, decoded in a thread of its own while the tower runs."""
-    times: list[Seconds] = []
-    features: list[Features] = []
-    with made_ahead(batched(frames, batch_size), num_ahead=_AHEAD, name="herdlight-cascade") as batches:
-        for times_s, frames_NHWC in batches:
-            times.append(times_s)
-            features.append(model.embed(frames_NHWC))
-    if not times and not may_be_empty:
-        raise VideoError(f"{path.name}: no keyframe of it can be decoded")
-    return (np.concatenate(times), np.concatenate(features)) if times else (np.zeros(0), np.zeros((0, 0), np.float32))
+        close = _merged(close, looker.parts(joined(stretches, chosen), origin))
+        track = looker.scored(*_merged(_outside(stretches, *keyframes), close))
+    return CascadeResult(track, num_keyframes, stretches.decoded_s, num_keyframes + len(close[0]))
 
 
 def _outside(stretches: Stretches, times_s: Seconds, features: Features) -> tuple[Seconds, Features]:
@@ -138,7 +172,3 @@ def _merged(first: tuple[Seconds, Features], second: tuple[Seconds, Features]) -
     times_s = np.concatenate([first[0][own], second[0]])
     order = np.argsort(times_s, kind="stable")
     return times_s[order], np.concatenate([first[1][own], second[1]])[order]
-
-
-def _scored(model: Embedder, times_s: Seconds, features: Features, duration_s: float) -> ScoreTrack:
-    return model.score_track(features, times_s, max(duration_s, float(times_s[-1]) + GRID_TOLERANCE_S))

@@ -84,7 +84,7 @@ def stream_track(
     """
     track = model.start_track() if isinstance(model, StreamingModel) else _WholeTrack(model)
     last_s = -1.0
-    batches = _batched(frames, batch_size)
+    batches = batched(frames, batch_size)
     with made_ahead(batches, _embedding(model), num_ahead=_AHEAD, name="herdlight-score") as embedded:
         for times_s, features_ND in embedded:
             track.add(features_ND, times_s)
@@ -99,7 +99,8 @@ def stream_track(
     return track.finish(max(duration_s(), last_s + GRID_TOLERANCE_S))
 
 
-def _batched(frames: Iterable[tuple[float, Pixels]], size: int) -> Iterator[tuple[Seconds, Pixels]]:
+def batched(frames: Iterable[tuple[float, Pixels]], size: int) -> Iterator[tuple[Seconds, Pixels]]:
+    """Yield times float64 [n] and frames uint8 [n, S, S, 3] of at most `size` frames at a time."""
     iterator = iter(frames)
     while batch := list(itertools.islice(iterator, size)):
         yield np.array([time_s for time_s, _ in batch], np.float64), np.stack([pixels for _, pixels in batch])

@@ -13,10 +13,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from models.category import Category
 from models.energy import Energy
 from models.files import hash_file, read_json, replacing, write_json
 from models.spans import ScoreTrack, Span, total_duration_s
 from tasks.footage import Footage, printable
+from tasks.score_cascade import CascadeResult
+from tasks.score_settings import ScoreSettings
+from tasks.selecting import Highlights, rows_of
 from tasks.thumbnails import Thumbnail
 from tasks.timeline import draw_timeline
 
@@ -48,6 +52,10 @@ class ScoredVideo:
     threshold:  the score from which a frame counts, 0 to 1
     thumbnails: a few frames in order of time
     partial:    why the video was read up to some point alone, "" where it was read to its end
+    categories: of each span, None where the model gives none; empty where nobody asked
+    note:       what was left out of the spans, and where there are none, why
+    settings:   of the run; None for a plain one
+    closer:     what a cascade, or keyframes alone, looked at; None in mode exact
     """
 
     track: ScoreTrack
@@ -55,6 +63,10 @@ class ScoredVideo:
     threshold: float
     thumbnails: tuple[Thumbnail, ...]
     partial: str = ""
+    categories: tuple[Category | None, ...] = ()
+    note: str = ""
+    settings: ScoreSettings | None = None
+    closer: CascadeResult | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +80,7 @@ class ScoredRow:
     num_spans:   number of highlights
     highlight_s: seconds inside highlights
     kept:        the outputs of an earlier run were there for the same video, model and threshold
-    partial:     as in ScoredVideo
+    partial, note: as in ScoredVideo
     """
 
     video: str
@@ -79,6 +91,7 @@ class ScoredRow:
     highlight_s: float
     kept: bool
     partial: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -138,16 +151,17 @@ def _read_spans(path: Path) -> dict[str, Any]:
 
 
 def kept_row(
-    item: Footage, video_id: str, output: str, out: Path, identity: ModelIdentity, threshold: float
+    item: Footage, video_id: str, output: str, out: Path, identity: ModelIdentity, settings: ScoreSettings
 ) -> ScoredRow | None:
-    """Return the row of outputs that an earlier run left for the same video, model and threshold, or None."""
+    """Return the row of outputs that an earlier run left for the same video, model and settings, or None."""
     content = _read_spans(out / f"{output}{_SPANS_SUFFIX}")
     model = content.get("model")
     same = (
         content.get("video_id") == video_id
         and isinstance(model, dict)
         and model.get("sha256") == identity.sha256
-        and content.get("threshold") == threshold
+        and content.get("threshold") == settings.threshold
+        and content.get("settings", {}) == settings.to_json()
         and (out / f"{output}.scores.parquet").is_file()
         and (out / f"{output}.timeline.png").is_file()
     )
@@ -155,17 +169,25 @@ def kept_row(
         return None
     try:
         spans = [Span(span["start_s"], span["end_s"], span["score"]) for span in content["spans"]]
-        partial = str(content.get("partial", ""))
-        return _row(item, video_id, output, float(content["duration_s"]), spans, partial, kept=True)
+        told = str(content.get("partial", "")), str(content.get("note", ""))
+        return _row(item, video_id, output, float(content["duration_s"]), spans, *told, kept=True)
     except (KeyError, TypeError, ValueError):
         return None
 
 
 def _row(
-    item: Footage, video_id: str, output: str, duration_s: float, spans: Sequence[Span], partial: str, *, kept: bool
+    item: Footage,
+    video_id: str,
+    output: str,
+    duration_s: float,
+    spans: Sequence[Span],
+    partial: str,
+    note: str,
+    *,
+    kept: bool,
 ) -> ScoredRow:
     seconds = float(total_duration_s(spans))
-    return ScoredRow(item.name, video_id, output, duration_s, len(spans), seconds, kept, partial)
+    return ScoredRow(item.name, video_id, output, duration_s, len(spans), seconds, kept, partial, note)
 
 
 def write_video(
@@ -196,11 +218,34 @@ def write_video(
         "duration_s": video.track.duration_s,
         "model": asdict(identity),
         "threshold": video.threshold,
-        "spans": [{"start_s": span.start_s, "end_s": span.end_s, "score": span.score} for span in video.spans],
+        "spans": span_rows(video),
         **({"partial": video.partial} if video.partial else {}),
+        **({"note": video.note} if video.note else {}),
+        **_asked(video),
     }
     write_json(spans_path, content)
-    return _row(item, video_id, output, video.track.duration_s, video.spans, video.partial, kept=False)
+    return _row(item, video_id, output, video.track.duration_s, video.spans, video.partial, video.note, kept=False)
+
+
+def span_rows(video: ScoredVideo) -> list[dict[str, Any]]:
+    """Return a JSON object for each span; its category only where it has one."""
+    return rows_of(Highlights(video.spans, video.categories or (None,) * len(video.spans), video.note))
+
+
+def _asked(video: ScoredVideo) -> dict[str, Any]:
+    """Return what spans.json says beyond a plain run: its settings, and what a closer look cost."""
+    asked = video.settings.to_json() if video.settings else {}
+    closer = video.closer
+    if closer is None:
+        return {"settings": asked} if asked else {}
+    looked = {
+        "num_keyframes": closer.num_keyframes,
+        "num_samples": closer.num_samples,
+        "decoded_s": closer.decoded_s,
+        "decoded_share": closer.decoded_share,
+        **({"fell_back": closer.fell_back} if closer.fell_back else {}),
+    }
+    return {"settings": asked, "looked": looked}
 
 
 def energy_content(name: str, video_id: str, duration_s: float, energy: Energy) -> dict[str, Any]:
@@ -220,7 +265,11 @@ def energy_content(name: str, video_id: str, duration_s: float, energy: Energy) 
 def write_index(out: Path, report: ScoreReport) -> None:
     """Write the two lists; whether a row was kept is left out, so that a rerun writes the same bytes."""
     scored = [
-        {key: value for key, value in asdict(row).items() if key != "kept" and (key, value) != ("partial", "")}
+        {
+            key: value
+            for key, value in asdict(row).items()
+            if key != "kept" and (key, value) not in (("partial", ""), ("note", ""))
+        }
         for row in report.scored
     ]
     write_json(out / "scored.json", scored)

@@ -1,22 +1,25 @@
 """What a user asks for, turned into highlights: options to params, and one video's scores to spans with categories.
 
 Knows the names of the command line's options and which of the stream's by-products a request needs; the rules
-themselves are models/selection.py. Reads no video: shots are found by the caller's own way to frames.
+themselves are models/selection.py. Reads video only where shot boundaries are asked for, and only near highlights.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from models.category import Categoriser, Category, categories_of
-from models.embedding_track import EmbeddingTrack
+from models.embedding_track import EmbeddingTrack, EmbeddingTrackBuilder
 from models.params import parse_section
+from models.seeking import iterate_between
 from models.selection import SelectionParams, SpanRules, select, with_model
-from models.shots import ShotsParams, shot_boundaries
+from models.shots import SIDE, ShotsParams, shot_boundaries
 from models.spans import ScoreTrack, Span, merge_spans
+from models.video import Sampling
 
 # Option of the command line -> field of SelectionParams.
 OPTIONS = {
@@ -34,6 +37,7 @@ OPTIONS = {
 }
 # A detector needs to see what is around a change before it calls it a cut, seconds.
 _AROUND_S = 0.75
+_BUCKET_S = 0.5
 
 FramesBetween = Callable[[float, float], Iterable[tuple[float, npt.NDArray[np.uint8]]]]
 
@@ -50,6 +54,58 @@ class Highlights:
     spans: tuple[Span, ...]
     categories: tuple[Category | None, ...]
     note: str
+
+
+class HighlightFinder:
+    """Selects the highlights of one video while it streams: hook `on_features` into the stream, then call `finish`.
+
+    params:      settled by `selection_of`
+    categoriser: of the served model (`models.category.load_categories`), None for no categories
+    """
+
+    def __init__(self, params: SelectionParams, categoriser: Categoriser | None = None) -> None:
+        self._params, self._categoriser = params, categoriser
+        looks_wanted = params.needs_embeddings or (categoriser is not None and bool(categoriser.names))
+        self._looks = EmbeddingTrackBuilder(_BUCKET_S) if looks_wanted else None
+
+    def on_features(self, times_s: npt.NDArray[np.float64], features_ND: npt.NDArray[np.floating]) -> None:
+        """Take the features of the next frames; nothing is held where nothing asks for them."""
+        if self._looks is not None:
+            self._looks.add(times_s, features_ND)
+
+    def finish(self, track: ScoreTrack | None, path: Path, shots: ShotsParams | None = None) -> Highlights:
+        """Return the highlights of the video at `path`. Raises VideoError where shots are sought and it breaks off."""
+        shots = shots or ShotsParams()
+        sampling = Sampling(shots.fps, 4 * SIDE, "squash")
+
+        def find_shots(stretches: Sequence[tuple[float, float]]) -> list[float]:
+            return shots_within(
+                stretches, lambda start_s, end_s: iterate_between(path, sampling, start_s, end_s), shots
+            )
+
+        looks = self._looks.build() if self._looks is not None else None
+        return select_highlights(track, self._params, looks, self._categoriser, find_shots)
+
+
+def rows_of(found: Highlights) -> list[dict[str, Any]]:
+    """Return the spans as they stand in `spans.json`: without a category they are written as before there was one."""
+    rows: list[dict[str, Any]] = []
+    for span, category in zip(found.spans, found.categories, strict=True):
+        row: dict[str, Any] = {"start_s": span.start_s, "end_s": span.end_s, "score": span.score}
+        if category is not None:
+            row |= {"category": category.name, "category_probability": category.probability}
+        rows.append(row)
+    return rows
+
+
+def asked_of(params: SelectionParams) -> dict[str, Any] | None:
+    """Return what `params` ask for beyond the model's own, as JSON, None for nothing: a rerun compares it.
+
+    The threshold is left out; results hold it by itself.
+    """
+    if is_plain(params):
+        return None
+    return params.model_dump(mode="json", exclude_none=True, exclude={"threshold"})
 
 
 def selection_of(options: Mapping[str, Any], model: SpanRules) -> SelectionParams:

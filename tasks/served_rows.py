@@ -24,6 +24,7 @@ from models.spans import ScoreTrack
 from tasks.download import DownloadRules, download, is_url, name_of
 from tasks.footage import printable
 from tasks.score import Scorer, ScoringSpec, score_video_file
+from tasks.scored_files import span_rows
 
 
 @dataclass
@@ -38,6 +39,7 @@ class _Watched:
     def __post_init__(self) -> None:
         if hasattr(self.model, "start_track"):  # it takes features as they come; asked of the object, not its class
             self.start_track = self.model.start_track
+        self.categoriser = getattr(self.model, "categoriser", None)
 
     @property
     def spec(self) -> ScoringSpec:
@@ -100,7 +102,7 @@ class RowScorer:
         except (HerdlightError, OSError) as error:
             return {**row, "error": _told(error, name)}
         end_s, track = time.perf_counter(), scored.track
-        row["spans"] = [{"start_s": span.start_s, "end_s": span.end_s, "score": span.score} for span in scored.spans]
+        row["spans"] = span_rows(scored)
         if with_scores:
             row["scores"] = {"time_s": track.times_s.tolist(), "score": track.scores.tolist()}
         total_s, busy_s = end_s - start_s, watched.encode_s + watched.wait_s

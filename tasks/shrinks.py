@@ -202,7 +202,7 @@ def settle(student: Highlighter, spec: HighlighterSpec, training: TrainingData) 
     for row in training.rows:
         if row.split == "val":
             video = training.read_video(row.video_id)
-            parts = torch.from_numpy(video.frames_THWC).split(_FRAMES_AT_ONCE)
+            parts = torch.split(torch.from_numpy(video.frames_THWC), _FRAMES_AT_ONCE)
             features_TE = torch.cat([student.tower(to_pixels(part)) for part in parts]).numpy()
             scored.append((row, video.times_s, score_logits(student.head, features_TE, video.times_s, spec.window)))
     if not scored:

@@ -55,7 +55,7 @@ class ThumbnailReel:
         return len(self._kept)
 
     def add(self, time_s: float, picture: Callable[[], npt.NDArray[np.uint8]]) -> None:
-        """Show the reel the next frame: `time_s` in seconds; `picture` gives uint8 [h, w, 3] RGB if it is kept."""
+        """Show the reel a frame, in any order: `time_s` in seconds; `picture` gives uint8 [h, w, 3] RGB if kept."""
         if self._num_seen % self.stride == 0:
             jpeg = io.BytesIO()
             Image.fromarray(picture()).save(jpeg, "JPEG", quality=_JPEG_QUALITY)
@@ -70,7 +70,7 @@ class ThumbnailReel:
         if not self._kept:
             return ()
         kept_s = np.array([time_s for time_s, _ in self._kept])
-        nearest = sorted({int(np.argmin(np.abs(kept_s - time_s))) for time_s in times_s})
+        nearest = sorted({int(np.argmin(np.abs(kept_s - time_s))) for time_s in times_s}, key=kept_s.__getitem__)
         return tuple(Thumbnail(self._kept[i][0], _decode(self._kept[i][1])) for i in nearest)
 
 

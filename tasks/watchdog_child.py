@@ -1,14 +1,13 @@
 """The process that `tasks.watchdog` watches: loads a model once, then scores one video after the other.
 
-`python -m tasks.watchdog_child MODEL_FOLDER MEMORY_GIB` is started by `tasks.library` and by nobody else. Its standard
-output is the line to its parent; what libraries print goes to standard error. It ends with its parent, and by itself
-after `IDLE_S` without a job. Knows one job at a time; limits on time and memory are its parent's, except for a limit on
-address space that makes the kernel refuse memory instead of giving it to a runaway (setrlimit(2), RLIMIT_AS).
+`python -m tasks.watchdog_child MODEL_FOLDER MEMORY_GIB energy|-` is started by `tasks.library` and by nobody else. Its
+standard output is the line to its parent; what libraries print goes to standard error. It ends with its parent, and by
+itself after `IDLE_S` without a job. Knows one job at a time; limits on time and memory are its parent's, except for a
+limit on address space that makes the kernel refuse memory instead of giving it to a runaway (setrlimit(2), RLIMIT_AS).
 """
 
 import contextlib
 import ctypes
-import itertools
 import json
 import os
 import resource
@@ -20,18 +19,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from models.errors import EngineError, HerdlightError, VideoError
 from tasks.footage import Footage, printable
 from tasks.watchdog import Outcome
 
 if TYPE_CHECKING:
-    from tasks.score import ModelIdentity, ScoredVideo, Scorer
+    from tasks.energy import EnergyCounter
+    from tasks.score import Scorer
 
 IDLE_S = 300.0
 _PR_SET_PDEATHSIG = 1  # prctl(2)
-_BATCH_SIZE = 32
 Say = Callable[[Mapping[str, Any]], None]
 Work = Callable[[Mapping[str, Any], Say], Outcome]
 
@@ -77,93 +74,45 @@ def serve(load: Callable[[], Work], memory_gib: float) -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Shell: serve the model in a folder."""
-    folder, memory_gib = Path(argv[0]), float(argv[1])
+    folder, memory_gib, energy = Path(argv[0]), float(argv[1]), argv[2] == "energy"
+    with contextlib.ExitStack() as stack:
 
-    def load() -> Work:
-        from models.ensemble import load_scorer
+        def load() -> Work:
+            from models.ensemble import load_scorer
+            from tasks.energy import energy_counter
 
-        model = load_scorer(folder)
-        return lambda job, say: score_job(model, job, say)
+            model = load_scorer(folder)
+            counter = stack.enter_context(energy_counter()) if energy else None
+            return lambda job, say: score_job(model, job, say, counter)
 
-    serve(load, memory_gib)
+        serve(load, memory_gib)
 
 
-def score_job(model: "Scorer", job: Mapping[str, Any], say: Say) -> Outcome:
-    """Score one video into a folder.
+def score_job(model: "Scorer", job: Mapping[str, Any], say: Say, counter: "EnergyCounter | None" = None) -> Outcome:
+    """Score one video into a folder, up to where it can be read.
 
     job: path, name, video_id, out (folder), threshold (0 to 1 or None) and model (ModelIdentity as an object)
     """
     from models.video import probe
+    from tasks.energy import EnergyMeter
     from tasks.score import ModelIdentity, score_video_file
-    from tasks.scored_files import output_stem
+    from tasks.scored_files import output_stem, write_video
 
-    path = Path(job["path"])
+    path, threshold = Path(job["path"]), job["threshold"]
     say({"duration_s": probe(path).duration_s})
-
-    def on_fraction(fraction: float) -> None:
-        say({"fraction": fraction})
-
-    reason = ""
-    try:
-        video = score_video_file(model, path, threshold=job["threshold"], on_fraction=on_fraction)
-    except VideoError as error:
-        reason = printable(str(error)).removeprefix(f"{printable(path.name)}: ")
-        video = score_what_can_be_read(model, path, job["threshold"], on_fraction)
-    output = output_stem(Path(job["name"]), job["video_id"], {})
+    with counter.count() if counter else contextlib.nullcontext(EnergyMeter()) as meter:
+        video = score_video_file(
+            model,
+            path,
+            threshold=threshold,
+            on_fraction=lambda fraction: say({"fraction": fraction}),
+            allow_partial=True,
+        )
+    item, output = Footage(path, job["name"]), output_stem(Path(job["name"]), job["video_id"], {})
     identity = ModelIdentity(**job["model"])
-    return _write(Footage(path, job["name"]), job["video_id"], output, Path(job["out"]), video, identity, reason)
-
-
-def score_what_can_be_read(
-    model: "Scorer", path: Path, threshold: float | None, on_fraction: Callable[[float], None]
-) -> "ScoredVideo":
-    """Return the scores of the frames of a damaged video up to where it cannot be read.
-
-    The video ends with its last readable frame; there are no thumbnails. Raises VideoError where no frame can be read.
-    """
-    from models.spans import spans_above
-    from models.video import iterate_pictures
-    from tasks.scored_files import ScoredVideo
-
-    times_s: list[float] = []
-    features = []
-    frames = iterate_pictures(path, model.spec.sampling)
-    ended: VideoError | None = None
-    while ended is None:
-        batch = []
-        try:
-            for time_s, pixels, _ in itertools.islice(frames, _BATCH_SIZE):
-                batch.append(pixels)
-                times_s.append(time_s)
-            if not batch:
-                break
-        except VideoError as error:
-            ended = error
-        if batch:
-            features.append(model.embed(np.stack(batch)))
-            on_fraction(0.0)
-    if not times_s:
-        raise ended or VideoError(f"{printable(path.name)}: no frame of it can be decoded")
-    end_s = times_s[-1] + 1 / model.spec.sampling.fps
-    track = model.score_track(np.concatenate(features), np.array(times_s, np.float64), end_s)
-    threshold = model.spec.threshold if threshold is None else threshold
-    rules = {"min_duration_s": model.spec.min_duration_s, "merge_gap_s": model.spec.merge_gap_s}
-    return ScoredVideo(track, tuple(spans_above(track, threshold, **rules)), threshold, ())
-
-
-def _write(
-    item: Footage,
-    video_id: str,
-    output: str,
-    out: Path,
-    video: "ScoredVideo",
-    identity: "ModelIdentity",
-    reason: str,
-) -> Outcome:
-    from tasks.scored_files import write_video
-
-    row = write_video(item, video_id, output, out, video, identity)
-    return Outcome("partial" if reason else "scored", reason, output, row.duration_s, row.num_spans, row.highlight_s)
+    row = write_video(item, job["video_id"], output, Path(job["out"]), video, identity, meter.energy)
+    figures = (output, row.duration_s, row.num_spans, row.highlight_s)
+    return Outcome("partial" if video.partial else "scored", video.partial, *figures)
 
 
 def _jobs() -> Iterator[dict[str, Any]]:

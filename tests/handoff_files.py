@@ -10,6 +10,7 @@ import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
 from models.files import hash_file
 from models.video import probe
@@ -70,7 +71,7 @@ def write_tone(container: Any, stream: Any, duration_s: float) -> None:
 def write_result(
     folder: Path, video: Path, spans: Sequence[dict[str, Any]], *, stem: str | None = None, name: str | None = None
 ) -> Path:
-    """Write what scoring leaves of `video` in `folder`: spans and scores."""
+    """Write what scoring leaves of `video` in `folder`: spans, scores and timeline (a blank one)."""
     folder.mkdir(parents=True, exist_ok=True)
     duration_s = probe(video).duration_s
     stem = stem or video.stem
@@ -79,6 +80,7 @@ def write_result(
     for span in spans:
         scores[(times_s >= span["start_s"]) & (times_s < span["end_s"])] = 0.8
     pq.write_table(pa.table({"time_s": times_s, "score": scores}), folder / f"{stem}.scores.parquet")
+    Image.new("RGB", (160, 56), "white").save(folder / f"{stem}.timeline.png")
     content = {
         "video": name or video.name,
         "video_id": hash_file(video)[:16],

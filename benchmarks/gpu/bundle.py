@@ -101,7 +101,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _split(wheel: Path, folder: Path, part_bytes: int) -> Wheel:
-    parts = []
+    parts: list[Part] = []
     with wheel.open("rb") as file:
         while (content := file.read(part_bytes)) or not parts:
             name = f"{wheel.name}.{len(parts):03d}"

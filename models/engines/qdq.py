@@ -32,6 +32,7 @@ _STORED: dict[str, Any] = {"int8": np.int8, "fp8": ml_dtypes.float8_e4m3fn}
 _PERCENTILE = {"int8": 99.99, "fp8": 100.0}
 _PRODUCTS = ("MatMul", "Gemm")
 _BATCH = 8
+MIN_FRAMES = 32
 Frames = npt.NDArray[np.uint8]
 
 
@@ -73,12 +74,17 @@ def products_of(model: Any) -> tuple[Product, ...]:
 def measure_ranges(path: Path, frames_NHWC: Frames, precision: str) -> tuple[float, ...]:
     """Return the range of each product's activation in a float32 graph over frames of the train split.
 
-    path: float32 graph, uint8 frames [N, H, W, 3] -> features; frames_NHWC: at least one
-    Raises EngineNotPossible without a product, EngineError where the graph cannot be run or a value is not finite.
+    path: float32 graph, uint8 frames [N, H, W, 3] -> features; frames_NHWC: at least MIN_FRAMES
+    Raises EngineNotPossible without a product, EngineError with too few frames, and where
+    the graph cannot be run or a value is not finite.
     """
     import onnx
     import onnxruntime
 
+    if len(frames_NHWC) < MIN_FRAMES:
+        raise EngineError(
+            f"{precision}: {len(frames_NHWC)} frames to calibrate with, needs {MIN_FRAMES}; add train videos"
+        )
     model = onnx.load(path)
     products = _some_products(model, precision)
     names = list(dict.fromkeys(product.activation for product in products))
@@ -88,6 +94,7 @@ def measure_ranges(path: Path, frames_NHWC: Frames, precision: str) -> tuple[flo
     options.log_severity_level = 4
     with_outputs = path.with_name(f"ranges-{path.name}")
     found: dict[str, list[float]] = {name: [] for name in names}
+    failures = onnx_failures()
     try:
         onnx.save(model, with_outputs)
         session = onnxruntime.InferenceSession(str(with_outputs), options, providers=["CPUExecutionProvider"])
@@ -97,7 +104,7 @@ def measure_ranges(path: Path, frames_NHWC: Frames, precision: str) -> tuple[flo
                 names, session.run(names, {frames_name: frames_NHWC[first : first + _BATCH]}), strict=True
             ):
                 found[name].append(float(np.percentile(np.abs(value), _PERCENTILE[precision])))
-    except onnx_failures() as error:
+    except failures as error:
         raise EngineError(f"{precision}: the network cannot be run for its ranges: {first_line(error)}") from None
     finally:
         with_outputs.unlink(missing_ok=True)
@@ -223,7 +230,7 @@ class _GraphOf:
         dtype = helper.np_dtype_to_tensor_dtype(values.dtype)
         self.graph.initializer.append(helper.make_tensor(name, dtype, values.shape, values.tobytes(), raw=True))
 
-    def _node(self, kind: str, inputs: list[str], output: str, after: str, **attributes: int) -> None:
+    def _node(self, kind: str, inputs: list[str], output: str, after: str, **attributes: Any) -> None:
         from onnx import helper
 
         self.before.setdefault(after, []).append(helper.make_node(kind, inputs, [output], name=output, **attributes))

@@ -16,7 +16,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -56,8 +56,11 @@ _OPTIMAL_BATCH = 32
 _PLAN_FILE = "tower.plan"
 
 
-def build(source: TowerSource, folder: Path, precision: str) -> Built:
-    """Write the plan, for the GPU here or else ahead of time. Raises MissingExtra where no TensorRT is installed."""
+def build(source: TowerSource, folder: Path, precision: str, by_torch: bool = True) -> Built:
+    """Write the plan, for the GPU here or else ahead of time. Raises MissingExtra where no TensorRT is installed.
+
+    by_torch: on a GPU host, a torch tower in float16 goes through torch_tensorrt where that is installed
+    """
     if not (torch.cuda.is_available() and torch.version.cuda is not None):
         trt = _import("tensorrt_rtx", "tensorrt")
         targets = AHEAD_OF_TIME[precision]
@@ -66,7 +69,8 @@ def build(source: TowerSource, folder: Path, precision: str) -> Built:
     if precision == "fp8" and torch.cuda.get_device_capability() < _FP8_FROM:
         raise EngineNotPossible(f"engine tensorrt-fp8: this GPU, {_capability_here()}, has no fp8; sm89 and later have")
     package = _package_here()
-    if precision == "float16" and source.graph_tower is None and importlib.util.find_spec("torch_tensorrt"):
+    is_torch = by_torch and precision == "float16" and source.graph_tower is None
+    if is_torch and importlib.util.find_spec("torch_tensorrt"):
         plan = _plan_of_torch(source.tower, source.image_size, package)
     else:
         trt = _import(package, "cuda")
@@ -167,6 +171,21 @@ def _timing(trt: ModuleType, config: Any, capabilities: tuple[str, ...]) -> Iter
 
 def load(folder: Path, record: EngineRecord, make_tower: MakeTower | None) -> Runner:
     """Return the function of a plan. Raises EngineError where this GPU or this TensorRT is not the plan's."""
+    call = load_on_gpu(folder, record)
+
+    def run(frames_NHWC: Frames) -> Features:
+        on_gpu = torch.from_numpy(frames_NHWC).to("cuda")
+        result: Features = call(on_gpu).cpu().numpy()
+        return result
+
+    return run
+
+
+def load_on_gpu(folder: Path, record: EngineRecord) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return the function of a plan on tensors of the GPU: uint8 [N, H, W, 3] -> float32 [N, D].
+
+    It is done once the current stream is. Raises what `load` raises.
+    """
     (package, written_by), *_ = record.versions.items()
     trt = _import(package, "tensorrt" if package == "tensorrt_rtx" else "cuda")
     current = version_of(package)[package]
@@ -181,35 +200,34 @@ def load(folder: Path, record: EngineRecord, make_tower: MakeTower | None) -> Ru
     logger = _logger(trt)
     with engine_errors(f"{folder / _PLAN_FILE}: not readable"):
         engine = trt.Runtime(logger).deserialize_cuda_engine((folder / _PLAN_FILE).read_bytes())
-    if engine is None:
+    context = engine.create_execution_context() if engine is not None else None
+    if context is None:
         raise EngineError(f"{folder / _PLAN_FILE}: TensorRT does not take it: {logger.last or 'no reason told'}")
-    return _plan_runner(trt, engine, record)
+    return _plan_call(trt, engine, context, record)
 
 
-def _plan_runner(trt: ModuleType, engine: Any, record: EngineRecord) -> Runner:
-    context = engine.create_execution_context()
+def _plan_call(
+    trt: ModuleType, engine: Any, context: Any, record: EngineRecord
+) -> Callable[[torch.Tensor], torch.Tensor]:
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     frames_name = next(name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT)
     features_name = next(name for name in names if name != frames_name)
 
     def run_batch(frames_NHWC: torch.Tensor) -> torch.Tensor:
         features_ND = torch.empty(len(frames_NHWC), record.feature_dim, dtype=torch.float32, device="cuda")
-        stream = torch.cuda.current_stream()
         context.set_input_shape(frames_name, tuple(frames_NHWC.shape))
         context.set_tensor_address(frames_name, frames_NHWC.data_ptr())
         context.set_tensor_address(features_name, features_ND.data_ptr())
-        if not context.execute_async_v3(stream.cuda_stream):
-            raise EngineError(f"engine tensorrt cannot run a batch of {len(frames_NHWC)}")
-        stream.synchronize()
+        if not context.execute_async_v3(torch.cuda.current_stream().cuda_stream):
+            raise EngineError(f"engine {record.name} cannot run a batch of {len(frames_NHWC)}")
         return features_ND
 
-    def run(frames_NHWC: Frames) -> Features:
-        on_gpu = torch.from_numpy(frames_NHWC).to("cuda")
-        parts = [run_batch(part) for part in torch.split(on_gpu, MAX_BATCH)]
-        result: Features = torch.cat(parts).cpu().numpy()
-        return result
+    def call(frames_NHWC: torch.Tensor) -> torch.Tensor:
+        if len(frames_NHWC) <= MAX_BATCH:
+            return run_batch(frames_NHWC)
+        return torch.cat([run_batch(part) for part in torch.split(frames_NHWC, MAX_BATCH)])
 
-    return run
+    return call
 
 
 def _shape(batch: int, image_size: int) -> tuple[int, int, int, int]:

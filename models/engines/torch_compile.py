@@ -41,7 +41,7 @@ def load(folder: Path, record: EngineRecord, make_tower: MakeTower | None) -> Ru
         compiled = torch.compile(module, options=INDUCTOR)
 
     def call(frames_NHWC: torch.Tensor) -> torch.Tensor:
-        torch._dynamo.maybe_mark_dynamic(frames_NHWC, 0)  # type: ignore[no-untyped-call]
+        torch._dynamo.maybe_mark_dynamic(frames_NHWC, 0)
         with quiet_compiler():
             features_ND: torch.Tensor = compiled(frames_NHWC)
         return features_ND

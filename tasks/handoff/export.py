@@ -23,7 +23,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from models.errors import DataError, HerdlightError, ParamsError, VideoError
+from models.errors import HerdlightError, ParamsError, VideoError
 from models.files import read_json, write_bytes, write_json
 from tasks.handoff.camtrap import recording_of, write_camtrap
 from tasks.handoff.chapters import write_chapters, write_cues
@@ -31,6 +31,7 @@ from tasks.handoff.clips import Clip, write_clip
 from tasks.handoff.fcpxml import write_fcpxml
 from tasks.handoff.media import load_handoff
 from tasks.handoff.mp4 import CRF
+from tasks.handoff.options import ExportOptions
 from tasks.handoff.page import write_page
 from tasks.handoff.pictures import Picture, num_sheets, take_picture, write_contact_sheet
 from tasks.handoff.reel import write_reel
@@ -48,18 +49,6 @@ from tasks.handoff.timelines import (
 from tasks.handoff.values import FootageIndex, Handoff, Rejected, Scored, read_results
 
 _INDEX = "export.json"
-
-
-@dataclass(frozen=True)
-class ExportOptions:
-    """What a person can tell of the footage.
-
-    starts: name of a video to when its first frame was recorded, with its zone
-    place:  latitude and longitude of all videos, degrees; None to take what each says itself
-    """
-
-    starts: Mapping[str, datetime] = field(default_factory=dict)
-    place: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -140,6 +129,8 @@ def export_results(
     job = _Job(out, scored, options or ExportOptions(), results, on_progress, rejected=list(damaged))
     if any(FORMATS[name].needs_footage for name in wanted):
         _find_footage(job, FootageIndex(footage))
+    if partial := [video.video for video in scored if video.partial]:
+        _note(job, f"{len(partial)} videos were read in part, and only that is handed on (first: {partial[0]})")
     out.mkdir(parents=True, exist_ok=True)
     files = {}
     for name in wanted:
@@ -365,38 +356,3 @@ FORMATS: Mapping[str, Format] = {
     "html": Format("a page that needs no network", True, _page),
     "camtrap-dp": Format("Camera Trap Data Package 1.0.2", True, _camtrap),
 }
-
-
-def parse_starts(texts: Sequence[str]) -> dict[str, datetime]:
-    """Return what `VIDEO=TIME` say, TIME being ISO 8601 with its zone. Raises ParamsError for anything else."""
-    starts = {}
-    for text in texts:
-        video, equals, time = text.rpartition("=")
-        try:
-            start = datetime.fromisoformat(time.strip())
-        except ValueError:
-            start = None
-        if not equals or not video or start is None or start.tzinfo is None:
-            raise ParamsError(f"start {text!r}: must be VIDEO=TIME with a zone, as cam1.mp4=2026-01-31T06:00:00+03:00")
-        starts[video] = start
-    return starts
-
-
-def parse_place(text: str) -> tuple[float, float]:
-    """Return what `LATITUDE,LONGITUDE` says, degrees. Raises ParamsError where it is no place on Earth."""
-    try:
-        latitude, longitude = (float(part) for part in text.split(","))
-    except ValueError:
-        latitude = longitude = float("nan")
-    if not (abs(latitude) <= 90 and abs(longitude) <= 180):
-        raise ParamsError(f"place {text!r}: must be LATITUDE,LONGITUDE in degrees, as -2.431,37.892")
-    return latitude, longitude
-
-
-def require_separate(results: Path, out: Path) -> None:
-    """Raise DataError where `out` is a file or the folder of the results itself."""
-    for folder in (out, *out.parents):
-        if folder.exists() and not folder.is_dir():
-            raise DataError(f"{folder}: not a folder; choose another --out")
-    if out.resolve() == results.resolve():
-        raise DataError(f"{out}: the results lie there; choose another --out")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from models.decoding import opened
-from models.video import probe
+from models.video import survey
 from tasks.handoff.timecode import choose_rate, read_timecode
 from tasks.handoff.values import FootageIndex, Handoff, Media, Scored
 
@@ -29,8 +29,11 @@ def load_handoff(scored: Scored, footage: FootageIndex) -> Handoff:
 
 
 def read_media(path: Path) -> Media:
-    """Return what the footage at `path` says of itself. Raises VideoError as `models.video.probe` does."""
-    info = probe(path)
+    """Return what the footage at `path` says of itself; one whose end is missing is what is there of it.
+
+    Raises VideoError where nothing of it can be read.
+    """
+    info, _ = survey(path)
     rate, note = choose_rate(info)
     with opened(path) as (container, stream):
         tags = [container.metadata, stream.metadata, *(other.metadata for other in container.streams)]

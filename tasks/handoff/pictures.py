@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 from PIL import Image
 
 from models.files import replacing
@@ -125,8 +126,11 @@ def _draw(figure: Figure, left: int, top: int, picture: Picture) -> None:
         middle = (left + PICTURE_WIDTH_PX // 2, top + PICTURE_HEIGHT_PX // 2)
         _write(figure, *middle, "no picture of this moment", size=11, color="#cfd6d2", ha="center")
     below = top + PICTURE_HEIGHT_PX
-    name = showable(f"{picture.scored.video}  #{picture.index}", weight="bold", max_length=44)
-    _write(figure, left, below + 23, name, size=11.5, weight="bold", color=_INK)
+    name = _write(figure, left, below + 23, "", size=11.5, weight="bold", color=_INK)
+    for max_length in range(60, 4, -4):
+        name.set_text(f"{showable(picture.scored.video, weight='bold', max_length=max_length)}  #{picture.index}")
+        if name.get_window_extent().width <= PICTURE_WIDTH_PX:
+            break
     _write(figure, left, below + 45, show_span(picture.highlight), size=11.5, color=_INK)
     highlight = picture.highlight
     if highlight.score is not None:
@@ -137,7 +141,7 @@ def _draw(figure: Figure, left: int, top: int, picture: Picture) -> None:
         _write(figure, left + 110, below + 67, text, size=11.5, color=_CATEGORY)
 
 
-def _write(figure: Figure, x: float, y: float, text: str, **style: object) -> None:
-    """Write `text` with its baseline at (x, y) px from the upper left corner."""
+def _write(figure: Figure, x: float, y: float, text: str, **style: object) -> Text:
+    """Return `text`, written with its baseline at (x, y) px from the upper left corner."""
     width, height = figure.get_size_inches() * _DPI
-    figure.text(x / width, 1 - y / height, text, **{"family": _FONT, "parse_math": False, **style})  # type: ignore[arg-type]
+    return figure.text(x / width, 1 - y / height, text, **{"family": _FONT, "parse_math": False, **style})  # type: ignore[arg-type]

@@ -85,6 +85,8 @@ def write_json_table(path: Path, videos: Sequence[Scored]) -> None:
             "video_id": video.video_id,
             "duration_s": video.duration_s,
             "threshold": video.threshold,
+            **({"partial": video.partial} if video.partial else {}),
+            **({"note": video.note} if video.note else {}),
             "model": {"name": video.model.name, "version": video.model.version, "sha256": video.model.sha256},
             "highlights": [
                 {

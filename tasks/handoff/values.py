@@ -81,6 +81,8 @@ class Scored:
     highlights: in order of time
     track:      score of each sampled frame
     model:      which model scored
+    partial:    why the video was read up to some point alone, "" where it was read to its end
+    note:       what the selection left out, and where there is no highlight, why
     """
 
     video: str
@@ -91,6 +93,8 @@ class Scored:
     highlights: tuple[Highlight, ...]
     track: ScoreTrack
     model: ModelIdentity
+    partial: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -178,6 +182,8 @@ def read_scored(path: Path) -> Scored:
             highlights=highlights,
             track=track,
             model=_model(content.get("model")),
+            partial=printable(str(content.get("partial", ""))),
+            note=printable(str(content.get("note", ""))),
         )
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         said = " ".join(str(error).split())[:200]

@@ -17,6 +17,7 @@ from models.category import (
     LabelledLooks,
     accuracy,
     categories_of,
+    copy_categories,
     from_labels,
     from_prompts,
     load_categories,
@@ -115,6 +116,17 @@ def test_a_model_without_categories_says_so(tmp_path: Path) -> None:
     assert again is not None
     assert (again.names, again.method, again.note) == ((), "none", "no text tower")
     assert again.categorise(np.ones((2, DIM))) == [None, None]
+
+
+def test_it_goes_beside_the_served_model_that_it_fits(tmp_path: Path) -> None:
+    made = from_prompts({"funny": EYE[:1], "action": EYE[2:3]}, 20.0)
+    assert copy_categories(tmp_path / "none", tmp_path / "served", DIM) is None
+    assert not (tmp_path / "served").exists()
+    save_categories(tmp_path / "a", made)
+    copy_categories(tmp_path / "a", tmp_path / "served", DIM)
+    assert (tmp_path / "served" / CATEGORIES_FILE).read_bytes() == (tmp_path / "a" / CATEGORIES_FILE).read_bytes()
+    with pytest.raises(ModelError, match="of length 8, the served model has 16"):
+        copy_categories(tmp_path / "a", tmp_path / "served", 16)
 
 
 def test_a_damaged_file_is_refused_in_one_line(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from models.onnx_session import open_session
 from models.tower import Tower
 from tests.tiny_model import SIDE, TINY
 
-FRAMES = np.random.default_rng(0).integers(0, 256, (12, SIDE, SIDE, 3), np.uint8)
+FRAMES = np.random.default_rng(0).integers(0, 256, (32, SIDE, SIDE, 3), np.uint8)
 
 
 @pytest.fixture(scope="module")

@@ -250,6 +250,7 @@ def test_the_last_one_in_the_budget_is_dropped_or_trimmed_to_its_best_part() -> 
 def test_a_budget_is_met_exactly_whatever_floats_say() -> None:
     tenths = [Span(i, i + 0.1, 0.9) for i in range(10)]
     assert len(within_budget(rank(tenths), 1.0)) == 10
+    assert within_budget([Span(0, 1, 0.9), Span(2, 3.005, 0.8)], 2.0) == [Span(0, 1, 0.9)]
 
 
 def test_edges_move_to_shot_boundaries_and_spans_stay_apart() -> None:

@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.errors import ShapeError, VideoError
+from models.seeking import keyframe_times
 from models.shots import (
     CutFinder,
     FeatureShotDetector,
     ShotDetector,
     ShotsParams,
     colours,
-    keyframe_times,
     shot_boundaries,
     shots_of_file,
 )
@@ -121,6 +121,13 @@ def test_of_two_cuts_in_one_blink_the_greater_stays() -> None:
     assert list(shot_boundaries(((i / 25, frame) for i, frame in enumerate(frames)), apart)) == [10 / 25, 14 / 25]
 
 
+def test_a_cut_beside_another_is_found() -> None:
+    black, red, white = (np.full((8, 8, 3), level, np.uint8) for level in ((0, 0, 0), (200, 30, 30), (250, 250, 250)))
+    frames = [black] * 10 + [red] * 2 + [white] * 20
+    params = ShotsParams(min_shot_s=0.0)
+    assert list(shot_boundaries(((i / 25, frame) for i, frame in enumerate(frames)), params)) == [10 / 25, 12 / 25]
+
+
 def test_features_have_cuts_too_and_their_length_means_nothing() -> None:
     rng = np.random.default_rng(0)
     shots = rng.normal(size=(4, 32))
@@ -177,6 +184,23 @@ def test_keyframes_are_told_in_order(tmp_path: Path) -> None:
 def test_keyframes_count_from_the_first_frame(tmp_path: Path, make_video: Callable[..., Path]) -> None:
     path = make_video(tmp_path / "late.mkv", range(5000, 7000, 100), options={"g": "5", "keyint_min": "5"})
     assert keyframe_times(path) == pytest.approx([0.0, 0.5, 1.0, 1.5], abs=1e-6)
+
+
+def test_keyframes_of_odd_files_are_told_or_refused() -> None:
+    if not REAL.is_dir():
+        pytest.skip("no ../shared/data")
+    told = refused = 0
+    for path in sorted((REAL / "odd_media").iterdir()):
+        try:
+            found = keyframe_times(path)
+        except VideoError:
+            refused += 1
+            continue
+        told += 1
+        assert found == sorted(set(found))
+        assert all(0 <= time_s < 600 for time_s in found)
+    assert told > 50
+    assert refused > 10
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (3, 200, 3), (480, 640, 3), (17, 16, 3)])

@@ -1,6 +1,7 @@
 """TensorRT plans in 8 bits, built ahead of time without a GPU: what is in them, and what is said where none can be."""
 
 import importlib.util
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ AHEAD_OF_TIME = pytest.mark.skipif(
     torch.cuda.is_available() or importlib.util.find_spec("tensorrt_rtx") is None,
     reason="building ahead of time needs the package of herdlight[tensorrt] and no CUDA in torch",
 )
-FRAMES = np.random.default_rng(0).integers(0, 256, (8, SIDE, SIDE, 3), np.uint8)
+FRAMES = np.random.default_rng(0).integers(0, 256, (32, SIDE, SIDE, 3), np.uint8)
 # Two blocks of qkv, out and the two products of the MLP, and the projection at the end.
 NUM_PRODUCTS = 9
 
@@ -65,10 +66,12 @@ def test_products_are_in_the_arithmetic_that_was_asked_for(
 @AHEAD_OF_TIME
 def test_the_same_frames_give_the_same_plan(source: TowerSource, tmp_path: Path) -> None:
     first = build_engine_from("tensorrt-int8", source, tmp_path / "first", "int8")
-    again = TowerSource(source.tower, SIDE, tmp_path / "graphs", lambda: FRAMES)
-    assert build_engine_from("tensorrt-int8", again, tmp_path / "second", "int8") == first
-    other = TowerSource(source.tower, SIDE, tmp_path / "others", lambda: FRAMES // 8)
-    assert build_engine_from("tensorrt-int8", other, tmp_path / "third", "int8").files != first.files
+    for folder, frames, is_same in (("again", FRAMES, True), ("others", FRAMES // 8, False)):
+        for precision in ("float32", "float16"):  # what was exported once; the ranges are taken again
+            shutil.copytree(source.folder / precision, tmp_path / folder / precision)
+        other = TowerSource(source.tower, SIDE, tmp_path / folder, lambda frames=frames: frames)  # type: ignore[misc]
+        record = build_engine_from("tensorrt-int8", other, tmp_path / f"{folder}-engine", "int8")
+        assert (record == first) == is_same
 
 
 class _WithoutProducts(nn.Module):
@@ -80,6 +83,9 @@ class _WithoutProducts(nn.Module):
 def test_what_cannot_be_quantised_is_one_line(source: TowerSource, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="int8: no train frames to calibrate with; add train videos"):
         build_engine("tensorrt-int8", source.tower, tmp_path / "engine", SIDE, "int8")
+    few = TowerSource(source.tower, SIDE, tmp_path / "few", lambda: FRAMES[:5])
+    with pytest.raises(EngineError, match="fp8: 5 frames to calibrate with, needs 32; add train videos"):
+        build_engine_from("tensorrt-fp8", few, tmp_path / "engine", "fp8")
     plain = TowerSource(_WithoutProducts(), SIDE, tmp_path / "graphs", lambda: FRAMES)
     with pytest.raises(EngineNotPossible, match="fp8: the tower has no product with weights"):
         build_engine_from("tensorrt-fp8", plain, tmp_path / "engine", "fp8")

@@ -10,20 +10,24 @@ import pytest
 import torch
 import yaml
 
-from models.category import CategoriesParams, from_prompts, load_categories
+from models.category import CategoriesParams, categories_of, from_prompts, load_categories
+from models.embedding_track import EmbeddingTrackBuilder
 from models.encoder import EncoderParams, save_encoder, untrained_encoder
 from models.errors import DataError, ParamsError
 from models.files import read_json
 from models.highlighter import Highlighter, save_highlighter
 from models.manifest import write_manifest
+from models.served import load_served
 from models.shards import write_shard
 from models.spans import Span
+from models.video import sample_video
 from tasks.categorise import choose_categoriser, labelled_looks, main, prompt_categoriser
 from tests.tiny_model import TINY
 
 ROOT = Path(__file__).resolve().parents[2]
 COLOURS = {"playing": (220, 40, 40), "charging": (40, 220, 40), "empty": (40, 40, 220)}
 TABLE = {"playing": "funny", "charging": "action", "empty": "scenic"}
+UNSEEN_TABLE = {"bathing": "educational", "meeting": "touching", "playing": "funny"}
 PARAMS = CategoriesParams(labels=TABLE, min_labelled=3)
 
 
@@ -149,3 +153,22 @@ def test_on_the_samples_test_split_both_ways_are_well_above_chance(way: str) -> 
         pytest.skip("build/ is of other data")
     assert metrics[f"test_accuracy_{way}"] >= 0.45  # 8 of 17; the most frequent category alone has 4 of 17
     assert metrics[f"test_accuracy_{way}"] >= 1.5 * metrics["test_most_frequent"]
+
+
+def test_highlights_of_footage_at_new_sites_get_their_category_from_the_served_engine() -> None:
+    served, unseen = ROOT / "build/compile/model", ROOT / "data/unseen"
+    if not (ROOT / "build/categorise/model").is_dir() or not served.is_dir() or not (unseen / "truth.json").is_file():
+        pytest.skip("needs data/ and build/ of the sample; `make run` makes them")
+    model, categoriser = load_served(served), load_categories(ROOT / "build/categorise/model")
+    right = total = 0
+    for name, truth in read_json(unseen / "truth.json")["videos"].items():
+        video = sample_video(unseen / name, model.spec.sampling)
+        looks = EmbeddingTrackBuilder(0.5)
+        looks.add(video.times_s, model.embed(video.frames_THWC))
+        lively = [content for content in truth["content"].split(", ") if content in UNSEEN_TABLE]
+        spans = [Span(*segment) for segment in truth["segments"]]
+        found = categories_of(categoriser, spans, looks.build())
+        right += sum(f is not None and f.name == UNSEEN_TABLE[c] for f, c in zip(found, lively, strict=True))
+        total += len(spans)
+    assert total == 3
+    assert right >= 2

@@ -139,7 +139,14 @@ def run_compile(tmp_path: Path, footage: Footage, section: dict[str, Any]) -> No
         tensors = {"frames": video.frames_THWC, "times_s": video.times_s}
         write_shard(tmp_path / "frames", row.video_id, tensors, {"duration_s": repr(video.duration_s)})
     (tmp_path / "params.yaml").write_text(json.dumps({"compile": {**PARAMS.model_dump(mode="json"), **section}}))
-    paths = {"params": "params.yaml", "manifest": "manifest.parquet", "model": "pruned", "rung": "chosen", "out": "out"}
+    paths = {
+        "params": "params.yaml",
+        "manifest": "manifest.parquet",
+        "model": "pruned",
+        "rung": "chosen",
+        "categories": "none",
+        "out": "out",
+    }
     main([f"--{name}={tmp_path / path}" for name, path in {**paths, "frames": "frames"}.items()])
 
 

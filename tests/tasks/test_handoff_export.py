@@ -18,19 +18,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.errors import DataError, ParamsError
 from models.files import hash_file
+from models.video import survey
 from tasks.handoff.camtrap import Recording, recording_of, safe_path, write_camtrap
-from tasks.handoff.export import (
-    FORMATS,
-    ExportOptions,
-    choose_formats,
-    export_results,
-    parse_place,
-    parse_starts,
-    require_separate,
-)
+from tasks.handoff.export import FORMATS, export_results
 from tasks.handoff.media import load_handoff
+from tasks.handoff.options import ExportOptions, parse_place, parse_starts
 from tasks.handoff.pictures import take_picture, write_contact_sheet
 from tasks.handoff.values import FootageIndex, read_results
 from tests.handoff_files import read_frames, write_result, write_video
@@ -38,7 +31,7 @@ from tests.handoff_files import read_frames, write_result, write_video
 ROOT = Path(__file__).resolve().parents[2]
 HOSTILE = "-x <img src=x onerror=alert(1)> \"q\" 'é' #1 %41 &amp; 北.mp4"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-TABLES = ["json", "csv", "parquet", "vtt"]
+TABLES = ["json", "csv", "parquet", "vtt", "timeline"]
 # What https://camtrap-dp.tdwg.org/data asks of the fields that are filled; all others may be empty text.
 TIME = {"type": "datetime", "format": "%Y-%m-%dT%H:%M:%S%z", "constraints": {"required": True}}
 KEY = {"type": "string", "constraints": {"required": True, "unique": True}}
@@ -241,6 +234,32 @@ def test_a_missing_and_a_changed_video_are_rows_and_the_others_go_on(scene, tmp_
     assert json.loads((tmp_path / "out" / "export.json").read_text())["rejected"][0]["video"] == "b.mp4"
 
 
+def test_of_a_video_that_breaks_off_its_beginning_is_handed_on(tmp_path):
+    video = write_video(tmp_path / "f" / "v.mkv", 100, has_sound=False, gop=10)
+    result = write_result(tmp_path / "r", video, [{"start_s": 0.4, "end_s": 1.2}])
+    video.write_bytes(video.read_bytes()[: video.stat().st_size * 6 // 10])
+    info, missing = survey(video)
+    assert missing
+    content = json.loads(result.read_text())
+    content |= {"video_id": hash_file(video)[:16], "partial": missing}
+    result.write_text(json.dumps(content))
+    report = export_results(tmp_path / "r", [tmp_path / "f"], tmp_path / "out", ["json", "clips", "otio", "html"])
+    assert report.rejected == ()
+    assert "1 videos were read in part" in report.notes[0]
+    assert len(read_frames(tmp_path / "out" / report.files["clips"][0])) == 20
+    assert json.loads((tmp_path / "out" / "highlights.json").read_text())["videos"][0]["partial"] == missing
+    assert f"read in part: {html.escape(missing)}" in (tmp_path / "out" / "highlights.html").read_text()
+    assert 1.2 < info.duration_s < 3.9
+
+
+def test_a_timeline_picture_that_is_gone_is_a_row(scene, tmp_path):
+    shutil.copytree(scene / "results", tmp_path / "r")
+    (tmp_path / "r" / "b.timeline.png").unlink()
+    report = export_results(tmp_path / "r", [], tmp_path / "out", ["timeline"])
+    assert report.files["timeline"] == ("videos/-x.timeline.png", "videos/quiet.timeline.png")
+    assert [row.video for row in report.rejected] == ["b.mp4"]
+
+
 def test_tables_need_no_footage(scene, tmp_path):
     report = export_results(scene / "results", [], tmp_path, TABLES)
     assert report.rejected == ()
@@ -249,9 +268,11 @@ def test_tables_need_no_footage(scene, tmp_path):
 
 def test_no_highlight_at_all_is_a_whole_export_that_says_so(tmp_path):
     video = write_video(tmp_path / "f" / "v.mp4", 20)
-    write_result(tmp_path / "r", video, [])
+    result = write_result(tmp_path / "r", video, [])
+    result.write_text(json.dumps({**json.loads(result.read_text()), "note": "a budget of 0 s"}))
     report = export_results(tmp_path / "r", [tmp_path / "f"], tmp_path / "out", ["all"])
     assert report.rejected == ()
+    assert "<td>a budget of 0 s</td>" in (tmp_path / "out" / "highlights.html").read_text()
     assert report.files["clips"] == report.files["reel"] == ()
     assert "no reel: no highlight" in report.notes
     assert "No highlights" in (tmp_path / "out" / "highlights.html").read_text()
@@ -349,31 +370,3 @@ def test_a_kill_leaves_no_half_file_and_the_next_run_finishes(tmp_path):
     report = export_results(tmp_path / "r", [tmp_path / "f"], out, ["clips", "reel"])
     assert len(report.files["clips"]) == 9
     assert report.rejected == ()
-
-
-def test_formats_are_named_once_in_their_order():
-    assert choose_formats(["csv,json", "vtt"]) == ["json", "csv", "vtt"]
-    assert choose_formats(["all"]) == list(FORMATS)
-    with pytest.raises(ParamsError, match="'avi' is no format; there are json"):
-        choose_formats(["json,avi"])
-    with pytest.raises(ParamsError, match="no format was named"):
-        choose_formats([","])
-
-
-@pytest.mark.parametrize("text", ["a.mp4", "a.mp4=noon", "a.mp4=2026-01-01T00:00:00", "=2026-01-01T00:00:00Z"])
-def test_a_start_without_video_or_zone_is_refused(text):
-    with pytest.raises(ParamsError, match="must be VIDEO=TIME with a zone"):
-        parse_starts([text])
-
-
-@pytest.mark.parametrize("text", ["here", "91,0", "0,181", "1", "nan,0", "1,2,3"])
-def test_a_place_off_the_earth_is_refused(text):
-    with pytest.raises(ParamsError, match="LATITUDE,LONGITUDE"):
-        parse_place(text)
-
-
-def test_results_are_not_written_into_themselves(scene):
-    with pytest.raises(DataError, match="choose another --out"):
-        require_separate(scene / "results", scene / "results")
-    with pytest.raises(DataError, match="not a folder"):
-        require_separate(scene / "results", scene / "footage" / "b.mp4" / "x")

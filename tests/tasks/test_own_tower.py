@@ -54,6 +54,7 @@ STAGES = {
         "frames": "frames/shards",
         "model": "prune/model",
         "rung": "ladder/chosen",
+        "categories": "categorise/model",
     },
     "evaluate": {
         "manifest": "frames/manifest.parquet",

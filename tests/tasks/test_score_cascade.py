@@ -13,7 +13,7 @@ from models.cascade import CascadeParams
 from models.errors import VideoError
 from models.spans import ScoreTrack
 from models.video import Sampling, frames_of, probe
-from tasks.score_cascade import cascade_track, keyframe_track
+from tasks.score_cascade import Looker, cascade_track, keyframe_track
 
 RATE, GOP, SECONDS = 10, 20, 40
 SAMPLING = Sampling(fps=2.0, image_size=32)
@@ -56,7 +56,7 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_highlight_between_keyframes_is_found_to_the_sample_and_little_is_decoded(film: Path) -> None:
     model, duration_s = Brightness(), probe(film).duration_s
-    found = cascade_track(model, film, SAMPLING, duration_s, 0.5, CascadeParams())
+    found = cascade_track(Looker(model, film, SAMPLING, duration_s), 0.5, CascadeParams())
     bright = found.track.times_s[found.track.scores >= 0.5]
     assert bright.min() == 13.0
     assert bright.max() == 16.0
@@ -70,7 +70,7 @@ def test_what_is_decoded_has_the_times_and_scores_of_the_exact_mode(film: Path) 
     model, duration_s = Brightness(), probe(film).duration_s
     exact = [(time_s, float(model.embed(pixels[None])[0, 0])) for time_s, pixels in frames_of(film, SAMPLING)]
     everything = CascadeParams(promising=0.0, budget=1.0)
-    found = cascade_track(model, film, SAMPLING, duration_s, 0.5, everything)
+    found = cascade_track(Looker(model, film, SAMPLING, duration_s), 0.5, everything)
     assert found.decoded_share == 1.0
     assert found.track.times_s.tolist() == [time_s for time_s, _ in exact]
     np.testing.assert_allclose(found.track.scores, [score for _, score in exact], atol=1e-6)
@@ -78,15 +78,15 @@ def test_what_is_decoded_has_the_times_and_scores_of_the_exact_mode(film: Path) 
 
 def test_a_budget_of_nothing_leaves_the_keyframes(film: Path) -> None:
     model, duration_s = Brightness(), probe(film).duration_s
-    found = cascade_track(model, film, SAMPLING, duration_s, 0.5, CascadeParams(budget=0.0))
-    keyframes = keyframe_track(model, film, SAMPLING, duration_s)
+    found = cascade_track(Looker(model, film, SAMPLING, duration_s), 0.5, CascadeParams(budget=0.0))
+    keyframes = keyframe_track(Looker(model, film, SAMPLING, duration_s)).track
     assert found.decoded_s == 0
     assert found.track.times_s.tolist() == keyframes.times_s.tolist() == [2.0 * k for k in range(SECONDS // 2)]
 
 
 def test_too_few_keyframes_are_no_first_pass_and_all_is_decoded(film: Path) -> None:
     model, duration_s = Brightness(), probe(film).duration_s
-    found = cascade_track(model, film, SAMPLING, duration_s, 0.5, CascadeParams(max_gap_s=1.0))
+    found = cascade_track(Looker(model, film, SAMPLING, duration_s), 0.5, CascadeParams(max_gap_s=1.0))
     assert found.fell_back == "a keyframe every 2.0 s is too few, at most 1 s"
     assert found.decoded_share == 1.0
     assert len(found.track.times_s) == 2 * SECONDS
@@ -96,4 +96,4 @@ def test_a_file_that_is_no_video_is_told_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "-not a video.mp4"
     path.write_bytes(b"elephant" * 100)
     with pytest.raises(VideoError, match=r"-not a video\.mp4"):
-        cascade_track(Brightness(), path, SAMPLING, 10.0, 0.5, CascadeParams())
+        cascade_track(Looker(Brightness(), path, SAMPLING, 10.0), 0.5, CascadeParams())

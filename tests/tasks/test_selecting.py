@@ -1,5 +1,6 @@
 """From what a user asks for to highlights with categories, on real and on drawn footage."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,16 +10,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.category import from_prompts
+from models.category import from_prompts, no_categories
 from models.embedding_track import EmbeddingTrackBuilder
 from models.errors import ParamsError, ShapeError
+from models.seeking import iterate_between
 from models.selection import SelectionParams, select
 from models.shots import shots_of_file
 from models.spans import ScoreTrack
-from models.video import Sampling, iterate_frames
+from models.video import Sampling
 from tasks.selecting import (
     OPTIONS,
+    HighlightFinder,
+    asked_of,
     is_plain,
+    rows_of,
     select_highlights,
     selection_of,
     shots_within,
@@ -62,6 +67,14 @@ def test_options_that_make_no_sense_are_refused_in_one_line(options: dict[str, A
     assert "\n" not in str(raised.value)
 
 
+def test_what_is_written_is_as_before_where_nothing_new_is_asked_for() -> None:
+    plain = select_highlights(track([0.9]), selection_of({}, MODEL))
+    assert json.dumps(rows_of(plain)) == json.dumps([{"start_s": 0.0, "end_s": 1.0, "score": plain.spans[0].score}])
+    assert asked_of(selection_of({"threshold": 0.2}, MODEL)) is None
+    asked = [asked_of(selection_of({"top": k}, MODEL)) for k in (1, 1, 2)]
+    assert json.loads(json.dumps(asked[0])) == asked[1] != asked[2]
+
+
 def test_highlights_come_with_their_categories() -> None:
     scored = track([0.9, 0.9, 0.0, 0.0, 0.8, 0.8])
     builder = EmbeddingTrackBuilder(1.0)
@@ -69,6 +82,7 @@ def test_highlights_come_with_their_categories() -> None:
     categoriser = from_prompts({"funny": np.array([[1.0, 0]]), "action": np.array([[0, 1.0]])}, 20.0)
     found = select_highlights(scored, selection_of({}, MODEL), builder.build(), categoriser)
     assert [category.name for category in found.categories if category] == ["funny", "action"]
+    assert list(rows_of(found)[0]) == ["start_s", "end_s", "score", "category", "category_probability"]
     assert select_highlights(scored, selection_of({}, MODEL)).categories == (None, None)
     nothing = select_highlights(None, selection_of({"snap": 1.0}, MODEL), find_shots=lambda _: [])
     assert (nothing.spans, nothing.categories) == ((), ())
@@ -97,15 +111,32 @@ def test_an_edge_moves_to_the_true_cut_of_real_footage_without_decoding_all_of_i
         pytest.skip("no ../shared/data")
     scored = track([0.9] * 5 + [0.1] * 3)  # the elephant is there for five seconds, by frames a second apart
     wanted = selection_of({"snap": 0.5}, MODEL)
-    looked: list[float] = []
+    looked: list[tuple[float, float]] = []
 
     def frames_between(start_s: float, end_s: float) -> Any:
-        for time_s, pixels in iterate_frames(CLIP, Sampling(30.0, 64, "squash")):
-            if start_s <= time_s < end_s:
-                looked.append(time_s)
-                yield time_s, pixels
+        looked.append((start_s, end_s))
+        return iterate_between(CLIP, Sampling(30.0, 64, "squash"), start_s, end_s)
 
     found = select_highlights(scored, wanted, find_shots=lambda s: shots_within(s, frames_between))
     assert [(span.start_s, round(span.end_s, 3)) for span in found.spans] == [(0.0, 5.333)]
     assert found.spans[0].end_s in shots_of_file(CLIP)
-    assert len(looked) < 0.55 * 243
+    assert sum(end - start for start, end in looked) < 0.5 * 8.59
+    assert HighlightFinder(wanted).finish(scored, CLIP) == found
+
+
+def test_a_finder_gathers_while_a_video_streams_only_what_is_asked_for() -> None:
+    scored = track([0.9, 0.0, 0.0, 0.8, 0.0, 0.0, 0.7])
+    features = np.array([[1, 0.0], [0, 1], [0, 1], [0, 1], [0, 1], [0, 1], [1, 0.05]])
+    categoriser = from_prompts({"funny": features[:1], "action": features[1:2]}, 20.0)
+
+    def finish(options: dict[str, Any], **more: Any) -> Any:
+        finder = HighlightFinder(selection_of(options, MODEL), **more)
+        for first in range(0, len(features), 3):
+            finder.on_features(scored.times_s[first : first + 3], features[first : first + 3])
+        return finder.finish(scored, Path("never opened"))
+
+    assert len(finish({}).spans) == 3
+    assert [span.start_s for span in finish({"distinct": 0.95}).spans] == [0, 3]
+    named = finish({}, categoriser=categoriser).categories
+    assert [category.name for category in named] == ["funny", "action", "funny"]
+    assert finish({}, categoriser=no_categories("why")).categories == (None, None, None)
