@@ -82,6 +82,13 @@ def prepare(path: Path, resize: ReferenceResize) -> Prepared:
     return Prepared(theirs, reference, decoder, reference_s, decoder_s)
 
 
+def has_square_pixels(path: Path) -> bool:
+    """Return whether a video's stored proportions are those in which it is displayed."""
+    with av.open(str(path)) as container:
+        stream: Any = container.streams.best("video")
+        return stream is None or (stream.sample_aspect_ratio or 1) == 1
+
+
 def _their_way(path: Path, side: int, num_frames: int) -> Iterator[Pixels]:
     """Yield the frames on screen at 0, 1, 2, … s as torchvision's transforms prepare them."""
     import torchvision.transforms as transforms
@@ -92,7 +99,7 @@ def _their_way(path: Path, side: int, num_frames: int) -> Iterator[Pixels]:
         start_s: float | None = None
         shown: Any = None
         k = 0
-        for frame in container.decode(video=0):
+        for frame in container.decode(container.streams.best("video")):  # as herdlight chooses of several
             start_s = frame.time if start_s is None else start_s
             while k < num_frames and shown is not None and frame.time - start_s > k + 0.001:
                 yield np.asarray(transform(shown.to_image()))
@@ -143,7 +150,12 @@ def measure(shared: Path, *, quick: bool, results: Path = RESULTS) -> dict[str, 
     with progress_bar("videos", len(paths)) as on_progress:
         for done, path in enumerate(paths, start=1):
             try:
-                prepared.append(prepare(path, resize))
+                if has_square_pixels(path):
+                    prepared.append(prepare(path, resize))
+                else:
+                    skipped.append(
+                        f"{path.name}: its pixels are not square; herdlight shows true proportions on purpose"
+                    )
             except (VideoError, av.FFmpegError, ValueError) as error:
                 skipped.append(f"{path.name}: {' '.join(str(error).split())[:150]}")
             on_progress(done)
