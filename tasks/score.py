@@ -152,28 +152,22 @@ def score_video_file(
             on_features=see,
         )
     else:
-        looker = Looker(
-            model, path, sampling, info.duration_s, options, batch_size, see, functools.partial(_keep, reel)
+        show = functools.partial(_keep, reel)
+        closer = _look(
+            Looker(model, path, sampling, info.duration_s, options, batch_size, see, show), settings, on_fraction
         )
-        if settings.mode == "keyframes":
-            closer = keyframe_track(looker)
-        else:
-            closer = cascade_track(looker, settings.threshold, settings.cascade, on_fraction)
         track = closer.track
     found = finder.finish(track, path)
     shown = reel.at(choose_times(track, found.spans, num_thumbnails(info.width / info.height)))
     partial = (str(breaks[0]).removeprefix(f"{path.name}: ")) if breaks else missing
-    return ScoredVideo(
-        track,
-        found.spans,
-        settings.threshold,
-        shown,
-        printable(partial),
-        found.categories,
-        found.note,
-        settings,
-        closer,
-    )
+    told = (printable(partial), found.categories, found.note)
+    return ScoredVideo(track, found.spans, settings.threshold, shown, *told, settings, closer)
+
+
+def _look(looker: Looker, settings: ScoreSettings, on_fraction: Callable[[float], None] | None) -> CascadeResult:
+    if settings.mode == "keyframes":
+        return keyframe_track(looker)
+    return cascade_track(looker, settings.threshold, settings.cascade, on_fraction)
 
 
 def _both(first: OnFeatures, second: OnFeatures) -> OnFeatures:
