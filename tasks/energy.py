@@ -7,7 +7,8 @@ has one, in its shell. Grid factors: CodeCarbon's own table by country (Our Worl
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,11 +34,11 @@ def measure_energy(country: str | None = None) -> Iterator[EnergyMeter]:
     """Measure the block; `country` is an ISO alpha-3 code, by default $HERDLIGHT_COUNTRY or KEN (Kenya)."""
     tracker, code = _tracker(country)
     meter = EnergyMeter()
-    tracker.start()
+    _whole(tracker.start)
     try:
         yield meter
     finally:
-        tracker.stop()
+        _whole(tracker.stop)
         meter.energy = _energy_of(tracker, tracker.final_emissions_data, code)
 
 
@@ -52,11 +53,11 @@ class EnergyCounter:
         """Measure the block, which holds no other block of this counter."""
         self._num += 1
         name, meter = f"piece {self._num}", EnergyMeter()
-        self._tracker.start_task(name)
+        _whole(self._tracker.start_task, name)
         try:
             yield meter
         finally:
-            meter.energy = _energy_of(self._tracker, self._tracker.stop_task(name), self._country)
+            meter.energy = _energy_of(self._tracker, _whole(self._tracker.stop_task, name), self._country)
 
 
 @contextlib.contextmanager
@@ -66,7 +67,17 @@ def energy_counter(country: str | None = None) -> Iterator[EnergyCounter]:
     try:
         yield EnergyCounter(tracker, code)
     finally:
-        tracker.stop()
+        _whole(tracker.stop)
+
+
+def _whole(call: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what `call` returns; an interrupt is raised once it has ended.
+
+    CodeCarbon takes a lock that it does not give back where it is interrupted, and the next call would wait for ever.
+    Only the main thread is interrupted.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(call, *arguments).result()
 
 
 def _tracker(country: str | None) -> tuple[Any, str]:

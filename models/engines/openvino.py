@@ -26,10 +26,14 @@ _HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
 
 
 def build(source: TowerSource, folder: Path, precision: str) -> Built:
-    """Convert by way of ONNX and write the IR with float32 weights; the precision is applied when it is loaded."""
+    """Convert by way of ONNX and write the IR with float32 weights; the precision is applied when it is loaded.
+
+    The runtime reads the graph itself: `openvino.convert_model` would report its use over the network, from a process
+    that it forks while threads run, which now and then never ends.
+    """
     import openvino
 
-    model = openvino.convert_model(source.onnx("float32"))
+    model = _runtime().read_model(source.onnx("float32"))
     _name_by_order(model)
     openvino.save_model(model, folder / _GRAPH_FILE, compress_to_fp16=False)
     versions = {**version_of("torch"), **version_of("openvino")}

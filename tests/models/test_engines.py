@@ -2,7 +2,10 @@
 
 import importlib.util
 import json
+import multiprocessing
+import multiprocessing.process
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -361,3 +364,15 @@ def test_a_process_survives_a_signal_after_its_openvino_engines_are_gone(tower: 
     command = [sys.executable, "-c", SIGNAL_AFTER_TWO_MODELS, str(tmp_path / "engine")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, (done.returncode, done.stderr)
+
+
+def test_building_an_openvino_engine_starts_no_process_and_tells_nobody(
+    tower: Tower, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    build_engine("openvino", tower, tmp_path / "engine", SIDE, "float32")
+    assert load_engine(tmp_path / "engine").name == "openvino"
