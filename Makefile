@@ -26,7 +26,7 @@ data: .venv/ready
 	touch $@
 
 .venv/test-ready: .venv/ready
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,tensorrt]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,tensorrt,int8]'
 	touch $@
 
 clean:
