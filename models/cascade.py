@@ -34,7 +34,7 @@ class CascadeParams(Section):
     """Most that is decoded in full, share of the video's length."""
     rounds: int = Field(default=4, ge=1, le=100)
     """Times that more is decoded; from the second on, what borders on a highlight that reaches the decoded edge."""
-    max_gap_s: float = Field(default=12.0, gt=0)
+    max_gap_s: float = Field(default=4.0, gt=0)
     """Mean distance of keyframes, seconds, above which a first pass says too little: then all is decoded."""
 
 
