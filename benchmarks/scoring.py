@@ -4,6 +4,7 @@ Each part is a module of its own with `measure(bench) -> figures`; its docstring
 
     speed    benchmarks.scoring_speed    exact_vs_seek, exact_vs_sequential, pipeline_efficiency
     memory   benchmarks.scoring_memory   memory_ratio, peak_gib
+    cascade  benchmarks.scoring_cascade  cascade_vs_exact, cascade_recall, with the sample's own model
     dask     benchmarks.scoring_dask     dask_two_workers, core_s_per_video_hour (for benchmarks.scale)
 
 All run in one process group on the same cores, two in turn at a time, and write `benchmarks/results/scoring.json`.
@@ -27,7 +28,7 @@ from models.files import read_json
 from tasks.shell import one_line_errors
 
 NAME = "scoring"
-PARTS = {"speed": "benchmarks.scoring_speed", "memory": "benchmarks.scoring_memory", "dask": "benchmarks.scoring_dask"}
+PARTS = {part: f"benchmarks.scoring_{part}" for part in ("speed", "memory", "cascade", "dask")}
 
 
 def measure(parts: Sequence[str], *, quick: bool, results: Path = RESULTS) -> dict[str, float | None]:

@@ -1,11 +1,14 @@
 """The cascade against the exact mode: how much faster, and which of its highlights are found.
 
+    cascade_vs_exact      time of the exact mode over that of the cascade, median of the rounds
+    cascade_recall        share of the seconds of the exact mode's highlights that lie in the cascade's
+    cascade_decoded_share share of the film that the cascade decodes in full
+    cascade_…_real        the same for real videos, all together
+
 An hour of 720p is put together from the sample's test clips so that the exact mode marks a twentieth of it: clips with
 highlights, and between them clips in which it marks nothing. The same is measured, without any such choice, on the
 real videos in ../shared where they are there; the model was not made for those, so that its highlights there are
 whatever it takes for one, many and uncertain, which is the harder case.
-
-Recall here is in time: the share of the seconds of the exact mode's highlights that lie in the cascade's.
 """
 
 import dataclasses
@@ -14,6 +17,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -57,6 +61,18 @@ def compare_modes(model: ServedModel, path: Path, params: CascadeParams) -> Comp
     cascade_s = time.monotonic() - between
     found, truth = _highlights(model, result.track), _highlights(model, track)
     return Comparison(duration_s, between - started, cascade_s, found, truth, result.decoded_s)
+
+
+class Bench(Protocol):
+    """What this part reads of the workbench of `benchmarks.scoring`."""
+
+    @property
+    def quick(self) -> bool: ...
+
+
+def measure(bench: Bench) -> dict[str, float | None]:
+    """Return the figures of this part."""
+    return measure_cascade(ROOT.parent / "shared", bench.quick)
 
 
 def measure_cascade(shared: Path, quick: bool) -> dict[str, float | None]:
