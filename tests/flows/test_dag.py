@@ -23,7 +23,7 @@ def test_the_projects_own_dag_runs_from_footage_to_report() -> None:
     assert dag.names[-1] == "report"
     assert set(dag["gate"].upstream) == {"compile", "evaluate"}
     assert dag["evaluate"].upstream == ("frames", "embed", "train", "prune", "compile")
-    assert dag["compile"].upstream == ("frames", "prune", "ladder")
+    assert dag["compile"].upstream == ("frames", "prune", "ladder", "categorise")
     assert {"ingest", "frames", "train", "ladder", "compile"} <= dag.ancestors("report")
     assert dag["train"].folder == "build/train"
     assert "build/train/history.jsonl" in dag["train"].plots
