@@ -98,8 +98,10 @@ def _their_way(path: Path, side: int, num_frames: int) -> Iterator[Pixels]:
     with av.open(str(path)) as container:
         start_s: float | None = None
         shown: Any = None
+        frame: Any
         k = 0
-        for frame in container.decode(container.streams.best("video")):  # as herdlight chooses of several
+        stream: Any = container.streams.best("video")
+        for frame in container.decode(stream):  # as herdlight chooses of several
             start_s = frame.time if start_s is None else start_s
             while k < num_frames and shown is not None and frame.time - start_s > k + 0.001:
                 yield np.asarray(transform(shown.to_image()))

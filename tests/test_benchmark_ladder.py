@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -15,6 +16,7 @@ from models.evaluation import Estimate
 from models.files import read_json
 from models.ladder import REFERENCE, Figures, Rung, RungResult, Speed, choose_rung, parse_rung
 from tasks.ladder import LadderResult
+from tasks.rungs import BuiltRung
 from tasks.shrinks import parts_of
 
 FIGURES = Figures(
@@ -33,7 +35,7 @@ def row(name: str, frames_per_s: float, *, f1: float = 0.0, diff: float = 0.0) -
 
 def result_of(*rows: RungResult) -> LadderResult:
     found = (RungResult(REFERENCE, "measured", None, FIGURES), *rows)
-    return LadderResult(found, choose_rung(found), "a processor")
+    return LadderResult(found, choose_rung(found), "a processor", cast(BuiltRung, None))
 
 
 def test_the_best_rung_is_the_fastest_whose_scores_stay() -> None:

@@ -111,7 +111,7 @@ def test_frames_on_a_full_disk_keep_what_is_whole_and_go_on_when_there_is_room(c
 @pytest.mark.parametrize("num_bytes", [100_000, 400_000])
 def test_compile_on_a_full_disk_is_one_line_and_leaves_no_model(clips: Path, num_bytes: int) -> None:
     words = ["--manifest", "manifest.parquet", "--frames", "frames", "--model", "model", "--rung", "none"]
-    words += ["--out", "small"]
+    words += ["--categories", "none", "--out", "small"]
     done = on_small_disk(clips, num_bytes, stage("compile", *words), "echo status $?", "ls -A small")
     assert done.stdout.split() == ["status", "1"]
     assert_one_line(done, "stage compile: ")

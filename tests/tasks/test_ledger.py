@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -162,7 +163,9 @@ def test_of_many_who_claim_at_once_one_gets_it(tmp_path: Path) -> None:
     ready, got = threading.Barrier(8), []
 
     def work() -> None:
-        ledger = Ledger(tmp_path, lease_s=0.0)
+        ledger = Ledger(tmp_path, lease_s=0.3)
+        assert ledger.claim("k-1") is None  # seen for the first time, it may be alive
+        time.sleep(0.4)
         ready.wait()
         if (claim := ledger.claim("k-1")) is not None:
             got.append(claim.path.name)
