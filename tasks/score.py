@@ -29,6 +29,7 @@ import numpy.typing as npt
 from models.decoding import DEFAULT_OPTIONS, DecodeOptions
 from models.errors import ParamsError, VideoBreaks, VideoError
 from models.files import hash_file
+from models.selection import SpanRules
 from models.spans import ScoreTrack
 from models.video import Sampling, frames_of, iterate_pictures, survey
 from tasks.energy import EnergyCounter, EnergyMeter
@@ -72,17 +73,11 @@ Outcome = Literal["", "scored", "kept", "rejected"]
 ItemT = TypeVar("ItemT")
 
 
-class ScoringSpec(Protocol):
+class ScoringSpec(SpanRules, Protocol):
     """What scoring reads of a `models.highlighter.HighlighterSpec`."""
 
     @property
     def sampling(self) -> Sampling: ...
-    @property
-    def threshold(self) -> float: ...
-    @property
-    def min_duration_s(self) -> float: ...
-    @property
-    def merge_gap_s(self) -> float: ...
 
 
 class Scorer(Embedder, Protocol):
