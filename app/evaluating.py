@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from app.rejected import print_rejected
 from app.scoring import find_model, scoring_progress
 from models.errors import DataError
 from models.evaluation import Estimate
@@ -15,7 +16,7 @@ from tasks.evaluate import EvaluateParams
 from tasks.evaluate_folder import FolderEvaluation, measure_folder, score_labelled, write_results
 from tasks.footage import Footage, list_footage
 from tasks.graded_labels import Matching, match_labels, read_labels
-from tasks.score import RejectedRow, identify_model
+from tasks.score import identify_model
 from tasks.shell import progress_bar
 
 _ROW_NAMES = {
@@ -48,7 +49,7 @@ def evaluate_folder(models: Sequence[str], videos: Path, labels: Path, out: Path
     identities = [identify_model(folder, uri, version) for (folder, version), uri in zip(folders, models, strict=True)]
     with scoring_progress(len(matching.label_of)) as on_progress:
         evaluated, rejected = score_labelled(model, footage, label_file, matching.label_of, on_progress)
-    _print_rejected(rejected, console)
+    print_rejected(rejected, console)
     num_graded = sum(video.labels.importance is not None for video in evaluated)
     with progress_bar("ranking", num_graded) as on_measured:
         evaluation = measure_folder(evaluated, rejected, matching, model.spec, params, on_measured)
@@ -100,16 +101,6 @@ def _print_left_over(matching: Matching, console: Console) -> None:
     more = sum(max(0, len(left) - _MOST_TOLD) for left in (matching.unlabelled, matching.without_video))
     if more:
         console.print(f"and {more} more; evaluation.json lists them all")
-
-
-def _print_rejected(rejected: Sequence[RejectedRow], console: Console) -> None:
-    if rejected:
-        table = Table(title="Rejected", title_justify="left")
-        table.add_column("video", overflow="fold")
-        table.add_column("why", overflow="fold")
-        for bad in rejected:
-            table.add_row(Text(bad.video), Text(bad.reason))
-        console.print(table)
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:

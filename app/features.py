@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
 from app.feature_arguments import FeatureArguments, parse_arguments
+from app.rejected import print_rejected
 from models.errors import ParamsError
 from tasks.footage import Footage, list_footage, printable
-from tasks.scored_files import RejectedRow
 
 if TYPE_CHECKING:
     from models.feature_tower import TowerChoice
@@ -45,7 +44,7 @@ def extract_features(words: Sequence[str]) -> bool:
     talks = options.on_extraction == "print" or bool(options.pred_texts)
     with _progress(len(footage), err, hidden=talks) as (say, on_done):
         report = extract_all(_choice(arguments), devices, footage, options, say, on_done)
-    _print_rejected(report.rejected, err)
+    print_rejected(sorted(report.rejected, key=lambda row: row.video), err)
     kept = sum(row.kept for row in report.extracted)
     counts = f"{len(report.extracted)} videos with features" + (f" ({kept} kept from before)" if kept else "")
     place = "" if options.on_extraction == "print" else f"; in {printable(str(options.folder))}"
@@ -107,14 +106,3 @@ def _progress(
             progress.update(task, advance=1, description=video)
 
         yield say, on_done
-
-
-def _print_rejected(rejected: Sequence[RejectedRow], console: Console) -> None:
-    if not rejected:
-        return
-    table = Table(title="Rejected", title_justify="left")
-    table.add_column("video", overflow="fold")
-    table.add_column("why", overflow="fold")
-    for row in sorted(rejected, key=lambda row: row.video):
-        table.add_row(Text(row.video), Text(row.reason))
-    console.print(table)

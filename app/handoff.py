@@ -8,6 +8,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from app.rejected import print_rejected
 from tasks.handoff.export import FORMATS, ExportReport, choose_formats, export_results
 from tasks.handoff.options import ExportOptions, parse_place, parse_starts, require_separate
 
@@ -41,13 +42,7 @@ def print_export(report: ExportReport, out: Path, console: Console) -> None:
         shown = files[0] if len(files) == 1 else f"{len(files)} files" + (f", first {files[0]}" if files else "")
         table.add_row(name, FORMATS[name].about, Text(shown))
     console.print(table)
-    if report.rejected:
-        table = Table(title="Rejected", title_justify="left")
-        table.add_column("video", overflow="fold")
-        table.add_column("why", overflow="fold")
-        for row in report.rejected:
-            table.add_row(Text(row.video), Text(row.reason))
-        console.print(table)
+    print_rejected(report.rejected, console)
     for note in report.notes:
         console.print(Text(f"note: {note}"), soft_wrap=True)
     what = f"{report.num_highlights} highlights of {report.num_videos} videos"

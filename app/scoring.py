@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from app.rejected import print_rejected
 from models.errors import DataError, ModelError, RegistryError
 from models.members import is_scorer_folder
 from tasks.energy import energy_counter
@@ -113,13 +114,7 @@ def print_report(report: ScoreReport, out: Path, console: Console) -> None:
             figures = (format_time(row.duration_s), str(row.num_spans), f"{row.highlight_s:.1f} s")
             table.add_row(Text(row.video), *figures, Text(output))
         console.print(table)
-    if report.rejected:
-        table = Table(title="Rejected", title_justify="left")
-        table.add_column("video", overflow="fold")
-        table.add_column("why", overflow="fold")
-        for bad in report.rejected:
-            table.add_row(Text(bad.video), Text(bad.reason))
-        console.print(table)
+    print_rejected(report.rejected, console)
     for row in report.scored:
         if row.note:
             console.print(Text(f"{row.video}: {row.note}", "dim"), soft_wrap=True)

@@ -60,12 +60,12 @@ def encode_clips(paths: Sequence[Path], scratch: Path) -> tuple[Path, list[Packe
 def _frames(path: Path, grain: Any) -> Iterator[Any]:
     """Yield the frames of a clip at RATE, scaled and noisy."""
     with av.open(str(path)) as container:
-        graph, number = None, 0
+        number = 0
+        origin_s: float | None = None
         shown: Any = None
         for frame in container.decode(video=0):
             time_s = float(frame.time or 0.0)
-            if graph is None:
-                graph, origin_s = True, time_s
+            origin_s = time_s if origin_s is None else origin_s
             scaled = frame.reformat(WIDTH, HEIGHT, "yuv420p", interpolation="BICUBIC").to_ndarray()
             while shown is not None and number / RATE < time_s - origin_s - 1e-6:
                 yield _noisy(shown, grain, number)
