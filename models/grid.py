@@ -9,8 +9,8 @@ from typing import TypeVar
 
 # A frame whose timestamp is at most this far after a grid point counts as on it: containers round to 1 ms.
 GRID_TOLERANCE_S = 0.001
-# More than the rounding of any of the sums below, seconds.
-_ROUNDING_S = 1e-6
+# More than the rounding of any of the sums below, seconds: a time exactly at the tolerance is within it.
+_ROUNDING_S = 1e-9
 
 ItemT = TypeVar("ItemT")
 
@@ -31,9 +31,10 @@ def pick_on_grid(
             yield time_s, item
             k = 1
             continue
-        if pending is not None and k / fps + GRID_TOLERANCE_S < time_s:
+        earliest_s = time_s - GRID_TOLERANCE_S - _ROUNDING_S  # the first instant that this item may serve
+        if pending is not None and k / fps < earliest_s:
             yield pending[0], pending[2]
-        k = max(k, math.ceil((time_s - GRID_TOLERANCE_S) * fps))
+        k = max(k, math.ceil(earliest_s * fps))
         pending = (time_s, end_s, item)
     if pending is not None and k / fps < max(pending[1], pending[0] + GRID_TOLERANCE_S):
         yield pending[0], pending[2]
@@ -41,5 +42,5 @@ def pick_on_grid(
 
 def may_be_sampled(time_s: float, next_s: float, fps: float) -> bool:
     """Return False only where `pick_on_grid` certainly passes over what is shown from `time_s` until `next_s`."""
-    instant_s = math.ceil((time_s - GRID_TOLERANCE_S - _ROUNDING_S) * fps) / fps
-    return instant_s + GRID_TOLERANCE_S < next_s + _ROUNDING_S
+    instant_s = math.ceil((time_s - GRID_TOLERANCE_S - 2 * _ROUNDING_S) * fps) / fps
+    return instant_s + GRID_TOLERANCE_S < next_s + 2 * _ROUNDING_S
