@@ -16,7 +16,7 @@ from models.members import is_scorer_folder
 from tasks.energy import energy_counter
 from tasks.footage import list_footage
 from tasks.score import ModelIdentity, ScoreProgress, Scorer, ScoreReport, identify_model, score_videos
-from tasks.score_settings import settings_of
+from tasks.score_settings import asked_options, settings_of
 from tasks.timeline import format_time
 
 
@@ -25,8 +25,9 @@ def score_footage(
 ) -> ScoreReport:
     """Score every video that `paths` mean into `out` with the model that `model_uri` names, and print a table.
 
-    options: see `tasks.score_settings.settings_of`
+    options: see `tasks.score_settings.settings_of`; those that no model could take are told before one is loaded
     """
+    asked_options(options)
     footage = list_footage(paths, out)
     for folder in (out, *out.parents):
         if folder.exists() and not folder.is_dir():

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
@@ -48,6 +49,7 @@ def score_library(
     min_age_s: float = DEFAULT_MIN_AGE_S,
     any_model: bool | None = None,
     retry_quarantined: bool = False,
+    settings: dict[str, Any] | None = None,
     runner: Literal["local", "dask"] = "local",
     workers: int = 1,
     address: str = LOCAL,
@@ -62,8 +64,9 @@ def score_library(
     out:          folder of the ledger and the results, relative to the repository root
     model:        models:/NAME@ALIAS, models:/NAME/VERSION or the folder of a served model
     min_age_s:    a file that was written to less than this many seconds ago waits for the next run
-    any_model:    what another model has scored is done; by default for the inbox only
+    any_model:    what another model, or other settings, have scored is done; by default for the inbox only
     retry_quarantined: try again what was set aside
+    settings:     how a video is looked at and what is given of it: options of `tasks.score_settings.settings_of`
     runner, workers, address, slurm: child processes of this machine, or Dask workers: see `tasks.library_dask`
     root:         repository root, by default $HERDLIGHT_ROOT or the working folder
     tracking_uri: of MLflow, by default $MLFLOW_TRACKING_URI or mlflow/mlflow.db
@@ -72,33 +75,33 @@ def score_library(
     is looked for where there is nothing to score.
     """
     quiet_environment()
-    settings = Settings.of(root, tracking_uri)
+    dask = address if runner == "dask" else None
+    again = paths is None if any_model is None else any_model
+    options = options_of(workers, dask, settings=settings, any_model=again, retry=retry_quarantined)
+    place = Settings.of(root, tracking_uri)
     log = get_run_logger()
-    listing = _list(settings, paths, out, min_age_s)
+    listing = _list(place, paths, out, min_age_s)
     for name in listing.waiting:
         log.info("%s: written to less than %g s ago, waits for the next run", name, min_age_s)
     for item in listing.unreadable:
         log.warning("%s: unreadable: %s", item.name, item.reason)
-    again = paths is None if any_model is None else any_model
-    dask = address if runner == "dask" else None
-    options = options_of(workers, dask, any_model=again, retry=retry_quarantined)
     with _make_runner(runner, workers, address, slurm) as run:
-        find_model = functools.partial(_find_model, settings, model)
-        report = run_library(listing, settings.root / out, find_model, run, options, _Sayer(log))
+        find_model = functools.partial(_find_model, place, model)
+        report = run_library(listing, place.root / out, find_model, run, options, _Sayer(log))
     log.info("%s", ", ".join(f"{count} {status}" for status, count in report.counts().items()))
     return report.counts()
 
 
-def _list(settings: Settings, paths: Sequence[str] | None, out: str, min_age_s: float) -> Listing:
+def _list(place: Settings, paths: Sequence[str] | None, out: str, min_age_s: float) -> Listing:
     if paths is None:
-        (settings.root / INBOX).mkdir(parents=True, exist_ok=True)
-    given = [settings.root / path for path in ([INBOX] if paths is None else paths)]
-    return list_library(given, settings.root / out, min_age_s=min_age_s)
+        (place.root / INBOX).mkdir(parents=True, exist_ok=True)
+    given = [place.root / path for path in ([INBOX] if paths is None else paths)]
+    return list_library(given, place.root / out, min_age_s=min_age_s)
 
 
-def _find_model(settings: Settings, model: str) -> tuple[Path, ModelIdentity]:
-    path = model if model.startswith(("models:", "runs:")) else str(settings.root / model)
-    found = resolve(path, settings.tracking_uri)
+def _find_model(place: Settings, model: str) -> tuple[Path, ModelIdentity]:
+    path = model if model.startswith(("models:", "runs:")) else str(place.root / model)
+    found = resolve(path, place.tracking_uri)
     return found.folder, ModelIdentity(found.uri, found.version, found.sha256)
 
 
@@ -167,6 +170,17 @@ def _words(row: LibraryRow) -> str:
     return f"{row.status}: {row.reason}" if row.reason else row.status
 
 
+def _setting_of(text: str) -> tuple[str, Any]:
+    """Return "top" and 3 of "top=3". Raises ParamsError where it is not of that form."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise ParamsError(f"--set {text!r}: must be KEY=VALUE, for example top=3")
+    try:
+        return name.strip(), yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ParamsError(f"--set {text!r}: value is not YAML: {' '.join(str(error).split())}") from None
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Shell: score once; exit status 1 with one line when that is not possible."""
     parser = argparse.ArgumentParser(prog="python -m flows.score_library", description="Score a library of footage.")
@@ -175,6 +189,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default=CHAMPION_URI, metavar="URI")
     parser.add_argument("--min-age-s", type=float, default=DEFAULT_MIN_AGE_S, metavar="SECONDS")
     parser.add_argument("--retry-quarantined", action="store_true", help="try again what was set aside")
+    parser.add_argument(
+        "--set", action="append", default=[], dest="settings", metavar="KEY=VALUE",
+        help="how to look and what to give, as mode=cascade or top=3; may be given more than once",
+    )  # fmt: skip
     parser.add_argument("--runner", choices=("local", "dask"), default="local")
     parser.add_argument("--workers", type=int, default=1, metavar="N")
     parser.add_argument(
@@ -185,7 +203,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = vars(parser.parse_args(argv))
     quiet_environment()
     with one_line_errors("score-library"), terminate_as_interrupt():
-        score_library(**options | {"paths": options["paths"] or None})
+        settings = dict(map(_setting_of, options["settings"]))
+        score_library(**options | {"paths": options["paths"] or None, "settings": settings})
 
 
 if __name__ == "__main__":

@@ -45,16 +45,22 @@ class Recipe:
     model_sha256:    over the files of the served model
     threshold:       score from which a frame is a highlight, 0 to 1, None for the model's own
     scoring_version: of herdlight's own scoring; another one gives other results
+    settings:        what else is asked for, as JSON; a plain run asks for nothing
     """
 
     model_sha256: str
     threshold: float | None
     scoring_version: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as a JSON object; settings only where there are some."""
+        return {name: value for name, value in asdict(self).items() if name != "settings" or value}
 
     @property
     def digest(self) -> str:
-        """First hexadecimal digits of a SHA-256 over the three."""
-        text = json.dumps(asdict(self), sort_keys=True)
+        """First hexadecimal digits of a SHA-256 over all of it."""
+        text = json.dumps(self.to_json(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:_RECIPE_DIGITS]
 
 
@@ -92,9 +98,13 @@ class Entry:
         """Name of the entry: digits of the content, digits of the recipe."""
         return entry_key(self.content_sha256, self.recipe)
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as a JSON object."""
+        return {**asdict(self), "recipe": self.recipe.to_json()}
+
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> "Entry":
-        """Return the value that `dataclasses.asdict` made. Raises KeyError, TypeError or ValueError when it is none."""
+        """Return the value that `to_json` made. Raises KeyError, TypeError or ValueError when it is none."""
         entry = Entry(**{**value, "recipe": Recipe(**value["recipe"])})
         if entry.status not in ("scored", "partial", "quarantined"):
             raise ValueError(f"status {entry.status!r}")
@@ -228,7 +238,7 @@ class Ledger:
 
         The entry that is there stays, and `staged` goes.
         """
-        _write(staged / ENTRY_FILE, asdict(entry))
+        _write(staged / ENTRY_FILE, entry.to_json())
         for path in (*staged.iterdir(), staged):
             _sync(path)
         target = self.entry_folder(entry.key)

@@ -11,10 +11,10 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from models.errors import DataError, ParamsError
 from tasks.ledger import LEASE_S, Ledger, Recipe
@@ -30,6 +30,7 @@ from tasks.library_work import (
     known_entry,
     row_of,
 )
+from tasks.score_settings import asked_options
 from tasks.scored_files import ModelIdentity
 from tasks.watchdog import Limits
 
@@ -50,12 +51,14 @@ class Runner(Protocol):
 class LibraryOptions:
     """How a library is scored; see also `tasks.library_work.LibraryJob`.
 
+    settings:    options of `tasks.score_settings.asked_options` beside the threshold
     workers:     child processes at once, all machines together
     num_batches: about how many pieces the work is handed out in, None for one for each file
     num_threads: of each child, None for the cores of this machine shared out
     """
 
     threshold: float | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
     limits: Limits = Limits()  # noqa: RUF009 -- frozen
     any_model: bool = False
     retry_quarantined: bool = False
@@ -67,25 +70,35 @@ class LibraryOptions:
     def __post_init__(self) -> None:
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise ParamsError(f"threshold {self.threshold}: must be 0 to 1")
+        asked_options(self.asked)
         if self.workers < 1:
             raise ParamsError(f"workers {self.workers}: must be at least 1")
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """Threshold and settings, as options."""
+        return {"threshold": self.threshold, **self.settings}
 
 
 def options_of(
     workers: int,
     address: str | None,
     *,
-    threshold: float | None = None,
+    settings: Mapping[str, Any] | None = None,
     memory_gib: float = Limits.memory_gib,
     any_model: bool = False,
     retry: bool = False,
 ) -> LibraryOptions:
     """Return the options for a runner.
 
-    address: of a Dask scheduler, "local" or "slurm"; None for child processes of this machine
+    address:  of a Dask scheduler, "local" or "slurm"; None for child processes of this machine
+    settings: options of `tasks.score_settings.settings_of`, threshold too
+    Raises ParamsError that names what is unknown, out of its range or contradicts.
     """
+    asked = asked_options(settings or {})
     return LibraryOptions(
-        threshold=threshold,
+        threshold=asked.pop("threshold", None),
+        settings=asked,
         limits=Limits(memory_gib=memory_gib),
         any_model=any_model,
         retry_quarantined=retry,
@@ -210,11 +223,13 @@ def score_library(
 def make_job(out: Path, model_folder: Path, identity: ModelIdentity, options: LibraryOptions) -> LibraryJob:
     """Return what workers are told; the cores are shared out among them."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    asked = asked_options(options.asked)
     return LibraryJob(
         out=str(out),
         model_folder=str(model_folder.resolve()),
         identity=identity,
-        threshold=options.threshold,
+        threshold=asked.pop("threshold", None),
+        settings=asked,
         limits=options.limits,
         any_model=options.any_model,
         retry_quarantined=options.retry_quarantined,

@@ -1,7 +1,8 @@
 """The table over a ledger: one row for each entry, with every place where its content is.
 
     index.parquet   for programs: one row for each entry
-    index.json      the same for people and scripts, and what could not be read in the latest run
+    index.json      the same for people and scripts, with the settings of rows that are no plain run's, and what could
+                    not be read in the latest run
 
 Both are derived: they are made anew from the ledger at the end of every run, and may be deleted. Knows those two files;
 knows nothing of scoring.
@@ -56,6 +57,7 @@ def build_index(ledger: Ledger) -> list[dict[str, Any]]:
                 "num_spans": entry.num_spans,
                 "highlight_s": entry.highlight_s,
                 "places": places[entry.content_sha256],
+                **({"settings": entry.recipe.settings} if entry.recipe.settings else {}),
             }
         )
     return sorted(rows, key=lambda row: (row["video"], row["key"]))

@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,7 +37,8 @@ class LibraryJob:
     identity:          which model it is
     threshold:         score from which a frame is a highlight, 0 to 1, None for the model's own
     limits:            what one video may cost
-    any_model:         what another model or threshold has scored before is done
+    settings:          what else is asked for, as `tasks.score_settings.asked_options` gives it
+    any_model:         what another model, threshold or settings have scored before is done
     retry_quarantined: what was set aside is tried again
     num_threads:       of one child
     measure_energy:    leave an energy file beside each result; for a child that has the machine to itself, since the
@@ -49,6 +50,7 @@ class LibraryJob:
     model_folder: str
     identity: ModelIdentity
     threshold: float | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
     limits: Limits = Limits()  # noqa: RUF009 -- frozen
     any_model: bool = False
     retry_quarantined: bool = False
@@ -59,7 +61,7 @@ class LibraryJob:
     @property
     def recipe(self) -> Recipe:
         """What the results depend on beside the content."""
-        return Recipe(self.identity.sha256, self.threshold, SCORING_VERSION)
+        return Recipe(self.identity.sha256, self.threshold, SCORING_VERSION, self.settings)
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as a JSON object."""
@@ -254,7 +256,8 @@ def score_in_child(job: LibraryJob, child: WatchedChild, stopped: Callable[[], N
             on_tick()
 
         names = {"path": str(place.path), "name": place.name, "video_id": content[:16], "out": str(out)}
-        request = {**names, "threshold": job.threshold, "model": asdict(job.identity)}
+        options = {"threshold": job.threshold, **job.settings}
+        request = {**names, "options": options, "model": asdict(job.identity)}
         return child.score(request, place.num_bytes, on_fraction, tick)
 
     return score

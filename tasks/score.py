@@ -131,7 +131,7 @@ def score_video_file(
         raise VideoError(f"{path.name}: {missing}")
     finder = HighlightFinder(settings.selection, getattr(model, "categoriser", None))
     see = finder.on_features if on_features is None else _both(finder.on_features, on_features)
-    sampling = model.spec.sampling
+    sampling = settings.sampled(model.spec.sampling)
     reel = ThumbnailReel(stride=math.ceil(info.duration_s * sampling.fps / MAX_KEPT))
     breaks: list[VideoBreaks] = []
     closer: CascadeResult | None = None
@@ -152,7 +152,7 @@ def score_video_file(
             Looker(model, path, sampling, info.duration_s, options, batch_size, see, show), settings, on_fraction
         )
         track = closer.track
-    found = finder.finish(track, path)
+    found = finder.finish(track, path, on_stretch=None if on_fraction is None else lambda: on_fraction(1.0))
     shown = reel.at(choose_times(track, found.spans, num_thumbnails(info.width / info.height)))
     partial = (str(breaks[0]).removeprefix(f"{path.name}: ")) if breaks else missing
     told = (printable(partial), found.categories, found.note)

@@ -73,15 +73,27 @@ class HighlightFinder:
         if self._looks is not None:
             self._looks.add(times_s, features_ND)
 
-    def finish(self, track: ScoreTrack | None, path: Path, shots: ShotsParams | None = None) -> Highlights:
-        """Return the highlights of the video at `path`. Raises VideoError where shots are sought and it breaks off."""
+    def finish(
+        self,
+        track: ScoreTrack | None,
+        path: Path,
+        shots: ShotsParams | None = None,
+        on_stretch: Callable[[], None] | None = None,
+    ) -> Highlights:
+        """Return the highlights of the video at `path`. Raises VideoError where shots are sought and it breaks off.
+
+        on_stretch: called before each stretch in which shots are sought
+        """
         shots = shots or ShotsParams()
         sampling = Sampling(shots.fps, 4 * SIDE, "squash")
 
+        def frames_between(start_s: float, end_s: float) -> Iterable[tuple[float, npt.NDArray[np.uint8]]]:
+            if on_stretch:
+                on_stretch()
+            return iterate_between(path, sampling, start_s, end_s)
+
         def find_shots(stretches: Sequence[tuple[float, float]]) -> list[float]:
-            return shots_within(
-                stretches, lambda start_s, end_s: iterate_between(path, sampling, start_s, end_s), shots
-            )
+            return shots_within(stretches, frames_between, shots)
 
         looks = self._looks.build() if self._looks is not None else None
         return select_highlights(track, self._params, looks, self._categoriser, find_shots)

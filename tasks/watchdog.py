@@ -25,7 +25,7 @@ from typing import IO, Any, Literal
 
 import psutil
 
-from models.errors import EngineError, ModelError
+from models.errors import EngineError, ModelError, ParamsError
 from tasks.footage import printable
 
 _POLL_S = 0.2
@@ -120,7 +120,8 @@ class WatchedChild:
         on_fraction: gets the share that is done, and the video's length in seconds
         on_tick:     called several times a second; what it raises ends the child and goes on to the caller
         A job over which a fresh child dies, or any child over its time, leaves a quarantined outcome with the reason.
-        Raises ModelError or EngineError where the model cannot be loaded or run, OSError where the disk is full.
+        Raises ModelError or EngineError where the model cannot be loaded or run, ParamsError where the job asks for
+        what that model cannot do, OSError where the disk is full.
         """
         while True:
             fresh = self._num_done == 0
@@ -272,4 +273,5 @@ def _error_of(error: Mapping[str, Any]) -> Exception:
     """Return the error that ends the run and not one video."""
     if error["kind"] == "OSError":
         return OSError(error["errno"], os.strerror(error["errno"]), error["text"])
-    return {"EngineError": EngineError}.get(error["kind"], ModelError)(error["text"])
+    kinds: dict[str, type[Exception]] = {"EngineError": EngineError, "ParamsError": ParamsError}
+    return kinds.get(error["kind"], ModelError)(error["text"])

@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.errors import EngineError, HerdlightError, VideoError
+from models.errors import EngineError, HerdlightError, ParamsError, VideoError
 from tasks.footage import Footage, printable
 from tasks.watchdog import Outcome
 
@@ -38,8 +38,8 @@ def serve(load: Callable[[], Work], memory_gib: float) -> None:
 
     load:       returns what does a job; called once
     memory_gib: address space beyond what the loaded model has is limited to twice this
-    A VideoError is a quarantined outcome; an EngineError and a full disk are told and end the process, and so does
-    anything else, with its traceback on standard error.
+    A VideoError is a quarantined outcome; an EngineError, a ParamsError and a full disk are told and end the process,
+    and so does anything else, with its traceback on standard error.
     """
     _end_with_parent()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -62,8 +62,8 @@ def serve(load: Callable[[], Work], memory_gib: float) -> None:
         except VideoError as error:
             reason = printable(str(error)).removeprefix(f"{printable(Path(job.get('path', '')).name)}: ")
             say({"outcome": asdict(Outcome("quarantined", reason))})
-        except EngineError as error:
-            say({"error": {"kind": "EngineError", "text": str(error)}})
+        except (EngineError, ParamsError) as error:
+            say({"error": {"kind": type(error).__name__, "text": str(error)}})
             return
         except OSError as error:
             if error.filename is None or not Path(os.fsdecode(error.filename)).is_relative_to(job["out"]):
@@ -91,21 +91,33 @@ def main(argv: Sequence[str]) -> None:
 def score_job(model: "Scorer", job: Mapping[str, Any], say: Say, counter: "EnergyCounter | None" = None) -> Outcome:
     """Score one video into a folder, up to where it can be read.
 
-    job: path, name, video_id, out (folder), threshold (0 to 1 or None) and model (ModelIdentity as an object)
+    job: path, name, video_id, out (folder), options (of `tasks.score_settings.settings_of`) and model (ModelIdentity as
+         an object)
+    Raises VideoError where nothing can be read, ParamsError where options and model contradict.
     """
     from models.video import probe
     from tasks.energy import EnergyMeter
     from tasks.score import ModelIdentity, score_video_file
+    from tasks.score_settings import settings_of
     from tasks.scored_files import output_stem, write_video
 
-    path, threshold = Path(job["path"]), job["threshold"]
+    path, done = Path(job["path"]), 0.0
+    settings = settings_of(job["options"], model.spec)
     say({"duration_s": probe(path).duration_s})
+
+    def on_fraction(fraction: float) -> None:
+        nonlocal done
+        done = fraction
+        say({"fraction": done})
+
     with counter.count() if counter else contextlib.nullcontext(EnergyMeter()) as meter:
         video = score_video_file(
             model,
             path,
-            threshold=threshold,
-            on_fraction=lambda fraction: say({"fraction": fraction}),
+            settings=settings,
+            on_fraction=on_fraction,
+            # A cascade says rarely how far it is: each batch is a sign that it has not hung.
+            on_features=None if settings.mode == "exact" else lambda _times_s, _features: on_fraction(done),
             allow_partial=True,
         )
     item, output = Footage(path, job["name"]), output_stem(Path(job["name"]), job["video_id"], {})

@@ -14,7 +14,7 @@ import pytest
 
 import flows.score_library
 from flows.score_library import score_library
-from models.errors import RegistryError
+from models.errors import ParamsError, RegistryError
 from models.files import read_json
 from tasks.ledger import Ledger
 from tasks.library_listing import list_library
@@ -200,3 +200,39 @@ def test_real_workers_score_what_can_be_scored(runner: str, tmp_path: Path, shar
     rows = read_json(tmp_path / "out" / "index.json")["videos"]
     assert [row["reason"] for row in rows] == ["", "", "the file is empty"]
     assert all((tmp_path / "out" / f"{row['results']}.spans.json").is_file() for row in rows[:2])
+
+
+@pytest.mark.usefixtures("prefect_server", "asked")
+def test_settings_make_results_of_their_own_but_no_second_ones_of_an_inbox(tmp_path: Path, inbox: Path) -> None:
+    _put(inbox, "a.mp4", "aaa")
+    run = functools.partial(score_library, root=str(tmp_path))
+    assert run(["inbox"]) == {**NOTHING, "scored": 1}
+    assert run(["inbox"], settings={"mode": "cascade", "top": 3}) == {**NOTHING, "scored": 1}
+    assert run(["inbox"], settings={"top": 3, "mode": "cascade", "snap": None}) == {**NOTHING, "kept": 1}
+    assert run(settings={"fps": 2}) == {**NOTHING, "kept": 1}
+    entries = Ledger(tmp_path / "highlights").entries()
+    assert sorted(str(entry.recipe.settings) for entry in entries) == ["{'top': 3, 'mode': 'cascade'}", "{}"]
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_bad_settings_fail_the_flow_in_one_line_before_anything_is_looked_at(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match=r"selection.top_k = -3") as raised:
+        score_library(settings={"top": -3}, root=str(tmp_path))
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "inbox").exists()
+
+
+def test_settings_are_set_by_key_and_value_in_a_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[dict[str, Any]] = []
+    monkeypatch.setattr(flows.score_library, "score_library", lambda **given: called.append(given))
+    flows.score_library.main(["footage", "--set", "mode=cascade", "--set", "top=3", "--set", "snap=0.5"])
+    flows.score_library.main([])
+    assert [call["settings"] for call in called] == [{"mode": "cascade", "top": 3, "snap": 0.5}, {}]
+
+
+@pytest.mark.parametrize("setting", ["top", "=3", "top=[", "="])
+def test_a_setting_that_is_no_key_and_value_is_one_line(setting: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        flows.score_library.main(["--set", setting])
+    assert ended.value.code == 1
+    assert f"--set {setting!r}" in capsys.readouterr().err

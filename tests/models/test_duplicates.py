@@ -1,4 +1,4 @@
-"""Highlights that look alike, within a video and across many; and edges that move to shot boundaries."""
+"""Highlights that look alike, and edges that move to shot boundaries."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.duplicates import without_duplicates, without_duplicates_across
+from models.duplicates import without_duplicates
 from models.embedding_track import EmbeddingTrack, EmbeddingTrackBuilder, unit
 from models.errors import ShapeError
 from models.snapping import snap_spans
@@ -54,28 +54,19 @@ def test_length_means_nothing_and_a_highlight_is_like_itself(found: list[tuple[i
     assert all(k < len(scores) or not looks[k - len(scores)].any() for k in twice)
 
 
-def test_across_videos_the_best_stays_whatever_the_order_of_the_videos() -> None:
-    spans = {"b": [Span(0, 1, 0.9), Span(5, 6, 0.5)], "a": [Span(2, 3, 0.9)], "c": []}
-    looks = {"b": np.array([[1.0, 0], [0, 1]]), "a": np.array([[2.0, 0.1]]), "c": np.zeros((0, 2))}
-    kept = without_duplicates_across(spans, looks, 0.95)
-    assert kept == {"a": (Span(2, 3, 0.9),), "b": (Span(5, 6, 0.5),), "c": ()}
-    turned = {name: spans[name] for name in reversed(list(spans))}
-    assert without_duplicates_across(turned, looks, 0.95) == kept
-    assert without_duplicates_across({}, {}, 0.95) == {}
-
-
 @pytest.mark.parametrize(
-    ("spans", "looks", "words"),
+    ("scores", "looks", "limit", "words"),
     [
-        ({"a": []}, {}, "a.* not both"),
-        ({"a": [Span(0, 1)]}, {"a": np.zeros((0, 2))}, "a: 1 highlights and 0"),
-        ({"a": [Span(0, 1)], "b": [Span(0, 1)]}, {"a": np.ones((1, 2)), "b": np.ones((1, 3))}, "one model"),
-        ({"a": [Span(0, 1)]}, {"a": np.full((1, 2), np.nan)}, "finite"),
+        ([0.5], np.zeros((0, 2)), 0.9, "1 scores and embeddings"),
+        ([0.5], np.full((1, 2), np.nan), 0.9, "finite"),
+        ([0.5], np.ones((1, 2)), 0.0, "above 0"),
     ],
 )
-def test_highlights_and_embeddings_that_do_not_fit_are_refused(spans: dict, looks: dict, words: str) -> None:
+def test_highlights_and_embeddings_that_do_not_fit_are_refused(
+    scores: list[float], looks: np.ndarray, limit: float, words: str
+) -> None:
     with pytest.raises(ShapeError, match=words):
-        without_duplicates_across(spans, looks, 0.9)
+        without_duplicates(scores, looks, limit)
 
 
 @settings(max_examples=200)
@@ -119,7 +110,7 @@ def test_the_same_footage_in_two_files_is_one_highlight_and_other_elephants_are_
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     names = ["elephant_tree_a.mp4", "elephant_tree_b.webm", "elephant_small_10fps.mp4", "elephant_forest_walk.mp4"]
     names += ["tiger_small_10fps.mp4", "goat_davis.mp4"]
-    looks = {name: look_at(REAL / "wildlife" / name, session).mean_over(0, 60)[None] for name in names}
-    spans = {name: [Span(0, 3, 0.9 if name.endswith("webm") else 0.8)] for name in names}
-    kept = without_duplicates_across(spans, looks, 0.9)
-    assert [name for name in names if not kept[name]] == ["elephant_tree_a.mp4"]
+    looks = [look_at(REAL / "wildlife" / name, session).mean_over(0, 60) for name in names]
+    scores = [0.9 if name.endswith("webm") else 0.8 for name in names]
+    kept = without_duplicates(scores, np.stack(looks), 0.9)
+    assert [name for index, name in enumerate(names) if index not in kept] == ["elephant_tree_a.mp4"]
