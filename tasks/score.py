@@ -122,47 +122,90 @@ def score_video_file(
     settings:      what else is asked for; then `threshold` is not read
     on_fraction:   called after every batch with the share of the video that is done
     on_features:   called after every batch with times float64 [N], seconds, and features float32 [N, D]
-    allow_partial: a video that can be read up to some point alone is scored up to there, and says so
+    allow_partial: a video that can be read up to some point alone is scored up to there, and says so; one in which a
+                   closer look fails is read in order, from its start
     Raises VideoError where the video cannot be read to its end, or with `allow_partial` not at all.
     """
     settings = settings or _plain(threshold, model.spec)
     info, missing = survey(path)
     if missing and not allow_partial:
         raise VideoError(f"{path.name}: {missing}")
-    finder = HighlightFinder(settings.selection, getattr(model, "categoriser", None))
-    see = finder.on_features if on_features is None else _both(finder.on_features, on_features)
     sampling = settings.sampled(model.spec.sampling)
-    reel = ThumbnailReel(stride=math.ceil(info.duration_s * sampling.fps / MAX_KEPT))
-    breaks: list[VideoBreaks] = []
-    closer: CascadeResult | None = None
-    if settings.mode == "exact" or missing:
-        frames = _until_break(_frames(path, sampling, options, reel), breaks if allow_partial else None)
-        track = stream_track(
-            model,
-            frames,
-            name=printable(path.name),
-            duration_s=lambda: breaks[0].reached_s if breaks else info.duration_s,
-            batch_size=batch_size,
-            on_times=_as_fraction(on_fraction, info.duration_s),
-            on_features=see,
-        )
+    looker = Looker(model, path, sampling, info.duration_s, options, batch_size)
+    begin = functools.partial(_Seen, model, settings, math.ceil(info.duration_s * sampling.fps / MAX_KEPT), on_features)
+    closer, fell_back, seen = None, "", begin()
+    if settings.mode != "exact" and not missing:
+        try:
+            closer = _look_closely(looker, seen, settings, on_fraction)
+        except VideoError as error:  # a damaged one may say more when it is read in order
+            if not allow_partial:
+                raise
+            fell_back, seen = _reason(error, path), begin()
+    if closer is not None:
+        track, partial = closer.track, missing
     else:
-        show = functools.partial(_keep, reel)
-        closer = _look(
-            Looker(model, path, sampling, info.duration_s, options, batch_size, see, show), settings, on_fraction
-        )
-        track = closer.track
-    found = finder.finish(track, path, on_stretch=None if on_fraction is None else lambda: on_fraction(1.0))
-    shown = reel.at(choose_times(track, found.spans, num_thumbnails(info.width / info.height)))
-    partial = (str(breaks[0]).removeprefix(f"{path.name}: ")) if breaks else missing
+        track, broken = _look_in_order(looker, seen, on_fraction, allow_partial=allow_partial)
+        partial = broken or missing
+        closer = CascadeResult(track, 0, track.duration_s, len(track.times_s), fell_back) if fell_back else None
+    tell = None if on_fraction is None else functools.partial(on_fraction, 1.0)
+    found = seen.finder.finish(track, path, on_stretch=tell, allow_breaks=allow_partial)
+    shown = seen.reel.at(choose_times(track, found.spans, num_thumbnails(info.width / info.height)))
     told = (printable(partial), found.categories, found.note)
     return ScoredVideo(track, found.spans, settings.threshold, shown, *told, settings, closer)
 
 
-def _look(looker: Looker, settings: ScoreSettings, on_fraction: Callable[[float], None] | None) -> CascadeResult:
+class _Seen:
+    """What is kept of one video while it is looked at.
+
+    finder:      what its highlights need
+    reel:        what its pictures need
+    on_features: takes times float64 [N], seconds, and features float32 [N, D], for the finder and whoever else asks
+    """
+
+    def __init__(
+        self, model: Scorer, settings: ScoreSettings, stride: int, on_features: OnFeatures | None = None
+    ) -> None:
+        self.finder = HighlightFinder(settings.selection, getattr(model, "categoriser", None))
+        self.reel = ThumbnailReel(stride=stride)
+        self.on_features = (
+            self.finder.on_features if on_features is None else _both(self.finder.on_features, on_features)
+        )
+
+    def show(self, time_s: float, picture: Callable[[int, int], npt.NDArray[np.uint8]]) -> None:
+        """Take the frame at `time_s`, seconds; picture: gives its pixels within a width and a height."""
+        self.reel.add(time_s, functools.partial(picture, MAX_WIDTH_PX, MAX_HEIGHT_PX))
+
+
+def _look_closely(
+    looker: Looker, seen: _Seen, settings: ScoreSettings, on_fraction: Callable[[float], None] | None
+) -> CascadeResult:
+    looker = dataclasses.replace(looker, on_features=seen.on_features, on_picture=seen.show)
     if settings.mode == "keyframes":
         return keyframe_track(looker)
     return cascade_track(looker, settings.threshold, settings.cascade, on_fraction)
+
+
+def _look_in_order(
+    looker: Looker, seen: _Seen, on_fraction: Callable[[float], None] | None, *, allow_partial: bool
+) -> tuple[ScoreTrack, str]:
+    """Return the scores of all samples, and why there are none from some point on, "" where there are."""
+    breaks: list[VideoBreaks] = []
+    frames = _frames(looker.path, looker.sampling, looker.options, seen)
+    track = stream_track(
+        looker.model,
+        _until_break(frames, breaks if allow_partial else None),
+        name=printable(looker.path.name),
+        duration_s=lambda: breaks[0].reached_s if breaks else looker.duration_s,
+        batch_size=looker.batch_size,
+        on_times=_as_fraction(on_fraction, looker.duration_s),
+        on_features=seen.on_features,
+    )
+    return track, _reason(breaks[0], looker.path) if breaks else ""
+
+
+def _reason(error: VideoError, path: Path) -> str:
+    """Return what `error` says beside the name of the video."""
+    return printable(str(error).removeprefix(f"{path.name}: "))
 
 
 def _both(first: OnFeatures, second: OnFeatures) -> OnFeatures:
@@ -171,10 +214,6 @@ def _both(first: OnFeatures, second: OnFeatures) -> OnFeatures:
         second(times_s, features_ND)
 
     return call
-
-
-def _keep(reel: ThumbnailReel, time_s: float, picture: Callable[[int, int], npt.NDArray[np.uint8]]) -> None:
-    reel.add(time_s, functools.partial(picture, MAX_WIDTH_PX, MAX_HEIGHT_PX))
 
 
 def score_track_of_file(
@@ -260,11 +299,11 @@ def _report(
 
 
 def _frames(
-    path: Path, sampling: Sampling, options: DecodeOptions, reel: ThumbnailReel
+    path: Path, sampling: Sampling, options: DecodeOptions, seen: _Seen
 ) -> Iterator[tuple[float, npt.NDArray[np.uint8]]]:
-    """Yield time (seconds) and pixels of each sampled frame, after it was shown to `reel`."""
+    """Yield time (seconds) and pixels of each sampled frame, after it was shown to `seen`."""
     for time_s, pixels, picture in iterate_pictures(path, sampling, options):
-        reel.add(time_s, functools.partial(picture, MAX_WIDTH_PX, MAX_HEIGHT_PX))
+        seen.show(time_s, picture)
         yield time_s, pixels
 
 

@@ -4,7 +4,8 @@ Knows the names of the command line's options and which of the stream's by-produ
 themselves are models/selection.py. Reads video only where shot boundaries are asked for, and only near highlights.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy.typing as npt
 
 from models.category import Categoriser, Category, categories_of
 from models.embedding_track import EmbeddingTrack, EmbeddingTrackBuilder
+from models.errors import VideoBreaks
 from models.params import parse_section
 from models.seeking import iterate_between
 from models.selection import SelectionParams, SpanRules, select, with_model
@@ -78,11 +80,14 @@ class HighlightFinder:
         track: ScoreTrack | None,
         path: Path,
         shots: ShotsParams | None = None,
+        *,
         on_stretch: Callable[[], None] | None = None,
+        allow_breaks: bool = False,
     ) -> Highlights:
         """Return the highlights of the video at `path`. Raises VideoError where shots are sought and it breaks off.
 
-        on_stretch: called before each stretch in which shots are sought
+        on_stretch:   called before each stretch in which shots are sought
+        allow_breaks: where it breaks off, the shots up to there are all that there are
         """
         shots = shots or ShotsParams()
         sampling = Sampling(shots.fps, 4 * SIDE, "squash")
@@ -90,13 +95,21 @@ class HighlightFinder:
         def frames_between(start_s: float, end_s: float) -> Iterable[tuple[float, npt.NDArray[np.uint8]]]:
             if on_stretch:
                 on_stretch()
-            return iterate_between(path, sampling, start_s, end_s)
+            frames = iterate_between(path, sampling, start_s, end_s)
+            return _up_to_break(frames) if allow_breaks else frames
 
         def find_shots(stretches: Sequence[tuple[float, float]]) -> list[float]:
             return shots_within(stretches, frames_between, shots)
 
         looks = self._looks.build() if self._looks is not None else None
         return select_highlights(track, self._params, looks, self._categoriser, find_shots)
+
+
+def _up_to_break(
+    frames: Iterable[tuple[float, npt.NDArray[np.uint8]]],
+) -> Iterator[tuple[float, npt.NDArray[np.uint8]]]:
+    with contextlib.suppress(VideoBreaks):
+        yield from frames
 
 
 def rows_of(found: Highlights) -> list[dict[str, Any]]:

@@ -126,14 +126,16 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def scored(film: Path, out: Path, **options: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def scored(
+    film: Path, out: Path, status: str = "scored", **options: Any
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return spans.json of a job with `options`, and what the child said on its way."""
     out.mkdir()
     said: list[dict[str, Any]] = []
     names = {"path": str(film), "name": "film.mp4", "video_id": "ab" * 8, "out": str(out)}
     model = {"name": "m", "version": "", "sha256": "f00d"}
     outcome = score_job(Brightness(), {**names, "options": options, "model": model}, lambda m: said.append(dict(m)))
-    assert outcome.status == "scored"
+    assert outcome.status == status
     return read_json(out / "film.spans.json"), said
 
 
@@ -156,6 +158,22 @@ def test_a_child_that_looks_twice_shows_that_it_has_not_hung(
     assert len(signs) >= (1 if options == {"mode": "keyframes"} else len(plain))
     shares = [message["fraction"] for message in signs]
     assert shares == sorted(shares)
+
+
+DAMAGED = "decord__corrupted.mp4"  # sound to its survey, and breaks off at 2.7 s
+
+
+@pytest.mark.parametrize("options", [{"mode": "cascade", "budget": 1.0}, {"snap": 0.5, "threshold": 0.0}])
+def test_a_damaged_video_is_scored_up_to_there_however_it_is_looked_at(
+    options: dict[str, Any], tmp_path: Path, shared: Path
+) -> None:
+    damaged = shared / "data" / "odd_media" / DAMAGED
+    plain, _ = scored(damaged, tmp_path / "plain", status="partial")
+    asked, _ = scored(damaged, tmp_path / "asked", status="partial", **options)
+    assert asked["partial"] == plain["partial"] == "decoding breaks after 2.70 s: damaged, encrypted or not a video"
+    assert asked["duration_s"] == plain["duration_s"] == pytest.approx(2.7)
+    assert asked.get("looked", {}).get("fell_back", "") in ("", plain["partial"])
+    assert ("looked" in asked) == ("mode" in options)
 
 
 def test_settings_that_contradict_the_model_are_no_fault_of_the_video(film: Path, tmp_path: Path) -> None:
