@@ -1,10 +1,12 @@
 """Params of a request: every option of scoring has its name, and what nobody can mean is refused in one line."""
 
+import inspect
 from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
 
+from app.score_command import score
 from models.errors import ParamsError
 from models.selection import SelectionParams
 from tasks.score_settings import settings_of
@@ -17,6 +19,10 @@ _MLFLOWS = {float: "double", int: "long"}
 
 def test_every_option_of_scoring_is_a_param() -> None:
     assert {"mode", "budget", *OPTIONS} <= set(TYPES)
+
+
+def test_every_option_of_the_command_that_no_place_belongs_to_is_a_param() -> None:
+    assert {*inspect.signature(score).parameters} - {"paths", "out", "model", "force"} == {*TYPES} - {"scores"}
 
 
 @pytest.mark.parametrize("option", OPTIONS)
