@@ -277,7 +277,7 @@ def test_the_engine_takes_one_batch_at_a_time_in_every_mode(model: ServedModel, 
         def embed(self, frames_NHWC: np.ndarray) -> np.ndarray:
             self.inside += 1
             self.most_inside = max(self.most_inside, self.inside)
-            time.sleep(0.005)
+            time.sleep(0.05)
             self.inside -= 1
             return model.embed(frames_NHWC)
 
