@@ -51,7 +51,7 @@ from tasks.scored_files import (
     write_video,
 )
 from tasks.selecting import HighlightFinder
-from tasks.thumbnails import MAX_HEIGHT_PX, MAX_KEPT, MAX_WIDTH_PX, ThumbnailReel, choose_times
+from tasks.thumbnails import MAX_HEIGHT_PX, MAX_WIDTH_PX, ThumbnailReel, choose_times, stride_for
 from tasks.timeline import num_thumbnails
 
 __all__ = [
@@ -132,7 +132,7 @@ def score_video_file(
     finder = HighlightFinder(settings.selection, getattr(model, "categoriser", None))
     see = finder.on_features if on_features is None else _both(finder.on_features, on_features)
     sampling = model.spec.sampling
-    reel = ThumbnailReel(stride=math.ceil(info.duration_s * sampling.fps / MAX_KEPT))
+    reel = ThumbnailReel(stride_for(math.ceil(info.duration_s * sampling.fps), sampling.fps))
     breaks: list[VideoBreaks] = []
     closer: CascadeResult | None = None
     if settings.mode == "exact" or missing:
