@@ -43,6 +43,7 @@ def encode_clips(paths: Sequence[Path], scratch: Path) -> tuple[Path, list[Packe
     with av.open(str(path), "w") as output:
         stream: Any = output.add_stream("libx264", rate=RATE)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.thread_type = "FRAME"  # one slice a picture, as cameras write it; else as many as there are cores
         options = {"preset": "superfast", "crf": "23", "g": str(round(KEYFRAME_S * RATE)), "sc_threshold": "0"}
         stream.options = options | {"x264-params": "open-gop=0", "forced-idr": "1"}
         count = 0

@@ -113,6 +113,7 @@ def make_equal_videos(folder: Path, num: int, seconds: float) -> Path:
     with av.open(str(clip), "w") as output:
         stream = output.add_stream("libx264", rate=FPS, options={"preset": "veryfast"})
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.thread_type = "FRAME"  # one slice a picture, as cameras write it; else as many as there are cores
         for i in range(round(seconds * FPS)):
             pixels = np.roll(scene, (i * 2, i * 5), (0, 1))
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")

@@ -28,6 +28,7 @@ def make_clip(path: Path, width: int, height: int, duration_s: float, fps: int =
         stream = output.add_stream("libx264", rate=fps)
         stream.bit_rate = BIT_RATES.get(height, width * height * 5)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.thread_type = "FRAME"  # one slice a picture, as cameras write it; else as many as there are cores
         for i, picture in enumerate(_pictures(width, height, round(duration_s * fps))):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             frame.pts, frame.time_base = i, Fraction(1, fps)

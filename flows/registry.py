@@ -28,6 +28,7 @@ from tasks.mlflow_store import (
     reachable,
 )
 from tasks.model_uri import HASH_TAG, MODEL_ARTIFACT, registered_aliases
+from tasks.served_params import TYPES, default_of
 
 CHAMPION = "champion"
 PREVIOUS = "previous"
@@ -180,9 +181,7 @@ def _signature() -> ModelSignature:
     return ModelSignature(
         # `content` is base64 in text: MLflow decodes a binary column at once, and one bad row would cost the others.
         inputs=Schema([ColSpec(DataType.string, name, required=False) for name in ("video", "content")]),
-        params=ParamSchema(
-            [ParamSpec("threshold", DataType.double, None), ParamSpec("scores", DataType.boolean, False)]
-        ),
+        params=ParamSchema([ParamSpec(name, type_, default_of(name)) for name, type_ in TYPES.items()]),
     )
 
 

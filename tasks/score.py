@@ -51,7 +51,7 @@ from tasks.scored_files import (
     write_video,
 )
 from tasks.selecting import HighlightFinder
-from tasks.thumbnails import MAX_HEIGHT_PX, MAX_KEPT, MAX_WIDTH_PX, ThumbnailReel, choose_times
+from tasks.thumbnails import MAX_HEIGHT_PX, MAX_WIDTH_PX, ThumbnailReel, choose_times, stride_for
 from tasks.timeline import num_thumbnails
 
 __all__ = [
@@ -132,7 +132,8 @@ def score_video_file(
         raise VideoError(f"{path.name}: {missing}")
     sampling = settings.sampled(model.spec.sampling)
     looker = Looker(model, path, sampling, info.duration_s, options, batch_size)
-    begin = functools.partial(_Seen, model, settings, math.ceil(info.duration_s * sampling.fps / MAX_KEPT), on_features)
+    stride = stride_for(math.ceil(info.duration_s * sampling.fps), sampling.fps)
+    begin = functools.partial(_Seen, model, settings, stride, on_features)
     closer, fell_back, seen = None, "", begin()
     if settings.mode != "exact" and not missing:
         try:

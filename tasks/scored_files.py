@@ -232,19 +232,26 @@ def span_rows(video: ScoredVideo) -> list[dict[str, Any]]:
     return rows_of(Highlights(video.spans, video.categories or (None,) * len(video.spans), video.note))
 
 
-def _asked(video: ScoredVideo) -> dict[str, Any]:
-    """Return what spans.json says beyond a plain run: its settings, and what a closer look cost."""
-    asked = video.settings.to_json() if video.settings else {}
+def looked_of(video: ScoredVideo) -> dict[str, Any] | None:
+    """Return what a cascade, or keyframes alone, looked at and what that cost; None in mode exact."""
     closer = video.closer
     if closer is None:
-        return {"settings": asked} if asked else {}
-    looked = {
+        return None
+    return {
         "num_keyframes": closer.num_keyframes,
         "num_samples": closer.num_samples,
         "decoded_s": closer.decoded_s,
         "decoded_share": closer.decoded_share,
         **({"fell_back": closer.fell_back} if closer.fell_back else {}),
     }
+
+
+def _asked(video: ScoredVideo) -> dict[str, Any]:
+    """Return what spans.json says beyond a plain run: its settings, and what a closer look cost."""
+    asked = video.settings.to_json() if video.settings else {}
+    looked = looked_of(video)
+    if looked is None:
+        return {"settings": asked} if asked else {}
     return {"settings": asked, "looked": looked}
 
 

@@ -24,7 +24,8 @@ from models.spans import ScoreTrack
 from tasks.download import DownloadRules, download, is_url, name_of
 from tasks.footage import printable
 from tasks.score import Scorer, ScoringSpec, score_video_file
-from tasks.scored_files import span_rows
+from tasks.score_settings import ScoreSettings
+from tasks.scored_files import looked_of, span_rows
 
 
 @dataclass
@@ -55,6 +56,18 @@ class _Watched:
         with self._turn():
             return self.model.score_track(features_TD, times_s, duration_s)
 
+    def timing(self, start_s: float, fetched_s: float, end_s: float, duration_s: float) -> dict[str, float]:
+        """Return `timing` of a row that began, had its file and was done at these times of the clock, seconds."""
+        total_s, busy_s = end_s - start_s, self.encode_s + self.wait_s
+        return {
+            "fetch_s": fetched_s - start_s,
+            "decode_s": max(0.0, end_s - fetched_s - busy_s),
+            "encode_s": self.encode_s,
+            "wait_s": self.wait_s,
+            "total_s": total_s,
+            "speed": duration_s / total_s,
+        }
+
     @contextmanager
     def _turn(self) -> Iterator[None]:
         asked_s = time.perf_counter()
@@ -79,12 +92,12 @@ class RowScorer:
     rules: DownloadRules
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def score(self, video: Any, content: Any, threshold: float | None, *, with_scores: bool) -> dict[str, Any]:
-        """Return the answer for one row; what is wrong with it stands in `error`, and nothing is raised.
+    def score(self, video: Any, content: Any, settings: ScoreSettings, *, with_scores: bool) -> dict[str, Any]:
+        """Return the answer for one row, keys as in `tasks.served_model`; what is wrong stands in `error`, unraised.
 
-        video:     path, address, or just a name where `content` is there
-        content:   bytes of a video, or base64 of them
-        threshold: score from which a frame is a highlight, 0 to 1; None for the model's own
+        video:    path, address, or just a name where `content` is there
+        content:  bytes of a video, or base64 of them
+        settings: of the request, settled with the model
 
         Seconds in `timing`: fetch_s until the file is there, encode_s inside the image tower and the head, wait_s for
         other requests to leave them, decode_s the rest, in which they wait for frames; speed is seconds of video a
@@ -92,29 +105,23 @@ class RowScorer:
         """
         video = video if isinstance(video, str) and video else None
         row: dict[str, Any] = {"video": video, "duration_s": None, "threshold": None, "spans": [], "error": None}
+        row |= {"partial": None, "note": None, "settings": settings.to_json(), "looked": None}
         row |= {"scores": None, "timing": None}
         watched, start_s = _Watched(self.model, self._lock), time.perf_counter()
         name = "video"
         try:
             with self._file(video, content) as (path, name):
                 fetched_s = time.perf_counter()
-                scored = score_video_file(watched, path, threshold=threshold)
+                scored = score_video_file(watched, path, settings=settings, allow_partial=True)
         except (HerdlightError, OSError) as error:
             return {**row, "error": _told(error, name)}
         end_s, track = time.perf_counter(), scored.track
-        row["spans"] = span_rows(scored)
+        row |= {"duration_s": track.duration_s, "threshold": scored.threshold, "spans": span_rows(scored)}
+        row |= {"partial": scored.partial, "note": scored.note, "looked": looked_of(scored)}
         if with_scores:
             row["scores"] = {"time_s": track.times_s.tolist(), "score": track.scores.tolist()}
-        total_s, busy_s = end_s - start_s, watched.encode_s + watched.wait_s
-        row["timing"] = {
-            "fetch_s": fetched_s - start_s,
-            "decode_s": max(0.0, end_s - fetched_s - busy_s),
-            "encode_s": watched.encode_s,
-            "wait_s": watched.wait_s,
-            "total_s": total_s,
-            "speed": track.duration_s / total_s,
-        }
-        return {**row, "duration_s": track.duration_s, "threshold": scored.threshold}
+        row["timing"] = watched.timing(start_s, fetched_s, end_s, track.duration_s)
+        return row
 
     @contextmanager
     def _file(self, video: str | None, content: Any) -> Iterator[tuple[Path, str]]:

@@ -6,6 +6,7 @@ are some ten MiB, whatever the length of the video.
 """
 
 import io
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -16,7 +17,7 @@ from PIL import Image
 from models.errors import ShapeError
 from models.spans import ScoreTrack, Span
 
-MAX_KEPT = 1024
+MAX_KEPT, FEW_KEPT = 1024, 64
 MAX_WIDTH_PX, MAX_HEIGHT_PX = 480, 180
 _JPEG_QUALITY = 92
 _NEARLY_EQUAL = 0.01  # scores this close are the same to an eye
@@ -42,7 +43,7 @@ class Thumbnail:
 class ThumbnailReel:
     """Keeps every `stride`-th frame that it is shown; the stride doubles whenever more than `max_kept` are held.
 
-    stride:   1 or more; the number of expected frames over `max_kept` saves work
+    stride:   1 or more, see `stride_for`
     max_kept: most frames held at any moment, at least 2
     """
 
@@ -72,6 +73,14 @@ class ThumbnailReel:
         kept_s = np.array([time_s for time_s, _ in self._kept])
         nearest = sorted({int(np.argmin(np.abs(kept_s - time_s))) for time_s in times_s}, key=kept_s.__getitem__)
         return tuple(Thumbnail(self._kept[i][0], _decode(self._kept[i][1])) for i in nearest)
+
+
+def stride_for(num_frames: int, fps: float) -> int:
+    """Return the stride to start a reel with: all of few frames, then one a second, then what MAX_KEPT allows.
+
+    num_frames: expected, `fps` of them a second of video
+    """
+    return max(1, math.ceil(num_frames / MAX_KEPT), min(round(fps), num_frames // FEW_KEPT))
 
 
 def _decode(jpeg: bytes) -> npt.NDArray[np.uint8]:

@@ -19,6 +19,7 @@ from typing import Any
 
 import av
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -29,9 +30,10 @@ from models.errors import ModelError, RegistryError, TrackingUnavailable
 from models.highlighter import Highlighter
 from models.members import write_members
 from models.served import save_served
-from tasks.mlflow_store import connect, fluent, mlflow
+from tasks.mlflow_store import MlflowException, connect, fluent, mlflow
 from tasks.model_uri import resolve, resolve_model
 from tasks.score import identify_model
+from tasks.served_params import TYPES
 from tests.tiny_model import SIDE, TINY_WITHOUT_TIME
 
 
@@ -67,14 +69,7 @@ def champion(settings: Settings) -> ModelVersion:
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("footage") / "élan 1.mp4"
-    rng = np.random.default_rng(0)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=8)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        for _ in range(16):
-            pixels = rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())
+    _write_noise(path, num_frames=16)
     return path
 
 
@@ -176,6 +171,30 @@ def test_predictions_row_by_row(settings: Settings, clip: Path, tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("champion")
+def test_the_signature_names_every_param_and_a_plain_request_needs_none(settings: Settings, clip: Path) -> None:
+    with fluent(settings.tracking_uri):
+        model = mlflow.pyfunc.load_model(f"models:/herdlight@{CHAMPION}")
+    schema = model.metadata.get_params_schema()
+    assert {param.name: param.dtype.name for param in schema} == TYPES
+    assert {param.name: param.default for param in schema} == dict.fromkeys(TYPES) | {"scores": False}
+    rows = [{"video": str(clip)}]
+    plain, named = model.predict(rows), model.predict(rows, params={param.name: param.default for param in schema})
+    assert [{**row, "timing": None} for row in plain] == [{**row, "timing": None} for row in named]
+    assert (plain[0]["settings"], plain[0]["partial"], plain[0]["looked"]) == ({}, "", None)
+
+
+@pytest.mark.usefixtures("champion")
+def test_params_out_of_range_are_refused_for_the_whole_request(settings: Settings, clip: Path) -> None:
+    with fluent(settings.tracking_uri):
+        model = mlflow.pyfunc.load_model(f"models:/herdlight@{CHAMPION}")
+    with pytest.raises(MlflowException, match="mode 'fast': there are exact, keyframes, cascade"):
+        model.predict([{"video": str(clip)}], params={"mode": "fast"})
+    table = pd.DataFrame([{"video": str(clip)}])
+    with pytest.raises(MlflowException, match="params 'treshold': not known; there are scores, threshold, mode"):
+        model.unwrap_python_model().predict(None, table, {"treshold": 0.5})
+
+
+@pytest.mark.usefixtures("champion")
 def test_mlflow_serves_it_in_another_process_without_the_repository(
     settings: Settings, clip: Path, tmp_path: Path
 ) -> None:
@@ -188,8 +207,12 @@ def test_mlflow_serves_it_in_another_process_without_the_repository(
         {"video": str(clip)}, {"content": content}, {"video": "nowhere.mp4"}, {"content": "no base64!"},
         {"content": "QUJD" * 100_000}, {"video": "file:///etc/passwd"}, {"video": f"http://127.0.0.1:{port}/ping"},
     ]  # fmt: skip
+    film, broken = tmp_path / "film.mp4", tmp_path / "broken.mp4"
+    _write_noise(film, num_frames=128)
+    broken.write_bytes(film.read_bytes()[: film.stat().st_size // 2])
     with _running([*model, *address], f"http://127.0.0.1:{port}/ping", environment, tmp_path):
         url = f"http://127.0.0.1:{port}/invocations"
+        _check_settings(url, film, broken)
         (old,) = _post(url, {"dataframe_records": [{"video": str(clip)}], "params": {"threshold": 0.0}})["predictions"]
         request = {"dataframe_records": rows, "params": {"threshold": 0.0, "scores": True}}
         with ThreadPoolExecutor(4) as pool:
@@ -230,6 +253,46 @@ def test_a_registry_on_a_server_is_downloaded_once(
         with monkeypatch.context() as patch:
             patch.setattr(mlflow.artifacts, "download_artifacts", lambda **_: pytest.fail("downloaded again"))
             assert resolve(version.uri, there.tracking_uri).folder == found.folder
+
+
+def _check_settings(url: str, film: Path, broken: Path) -> None:
+    """Ask a server for all kinds of settings at once, and for what nobody can mean."""
+    rows = [{"video": str(film)}, {"video": str(broken)}]
+    whole, half = _post(url, {"dataframe_records": rows, "params": {"scores": True}})["predictions"]
+    assert (whole["partial"], half["partial"][:15]) == ("", "decoding breaks")
+    assert (whole["settings"], whole["looked"], len(whole["scores"]["score"])) == ({}, None, 64)
+    middle = {"threshold": float(np.median(whole["scores"]["score"])), "min_length": 0, "merge_gap": 0}
+    asked = [
+        {},
+        middle,
+        {**middle, "top": 1},
+        {"mode": "keyframes", "scores": True},
+        {"mode": "cascade", "budget": 0.25},
+    ]
+    with ThreadPoolExecutor(5) as pool:
+        answers = list(pool.map(lambda params: _post(url, {"dataframe_records": rows, "params": params}), asked * 2))
+    assert [_timeless(answer) for answer in answers[:5]] == [_timeless(answer) for answer in answers[5:]]
+    plain, several, top, keyframes, cascade = [answer["predictions"][0] for answer in answers[:5]]
+    assert plain == {**whole, "scores": None, "timing": plain["timing"]}
+    assert len(several["spans"]) > len(top["spans"]) == 1
+    assert (several["settings"], top["settings"]["selection"]["top_k"]) == ({}, 1)
+    assert keyframes["looked"]["num_samples"] == len(keyframes["scores"]["score"]) == 8
+    assert cascade["settings"]["cascade"]["budget"] == 0.25
+    assert cascade["looked"]["decoded_share"] <= 0.25
+    for params, words in (({"mode": "fast"}, "mode 'fast': there are exact"), ({"top": -1}, "selection.top_k = -1")):
+        status, body = _refused(url, {"dataframe_records": rows, "params": params})
+        assert (status, body["error_code"]) == (400, "INVALID_PARAMETER_VALUE")
+        assert words in body["error"]
+        assert "\n" not in body["error"]
+        assert "stack_trace" not in body
+    status, body = _refused(url, {"dataframe_records": rows, "params": {"top": "three"}})
+    assert (status, "three" in body["message"], "stack_trace" in body) == (400, True, False)
+    (row, _) = _post(url, {"dataframe_records": rows, "params": {"tops": 1}})["predictions"]
+    assert row["settings"] == {}  # MLflow dropped it; the answer says what was understood
+
+
+def _timeless(answer: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{**row, "timing": None} for row in answer["predictions"]]
 
 
 def _free_port() -> int:
@@ -275,6 +338,28 @@ def _wait_until_healthy(process: "subprocess.Popen[bytes]", url: str, log: Path)
         except OSError:
             time.sleep(0.3)
     raise AssertionError(f"not served:\n{log.read_text()[-3000:]}")
+
+
+def _write_noise(path: Path, num_frames: int) -> None:
+    """Write a video of 8 frames a second, a keyframe every 2 s, with its header first."""
+    rng = np.random.default_rng(0)
+    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream("libx264", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.options = {"g": "16", "sc_threshold": "0"}
+        for _ in range(num_frames):
+            pixels = rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def _refused(url: str, content: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """Return the status and the body with which a server refuses a request."""
+    request = urllib.request.Request(url, json.dumps(content).encode(), {"content-type": "application/json"})
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, timeout=60)
+    with refused.value as error:
+        return error.code, json.load(error)
 
 
 def _post(url: str, content: dict[str, Any]) -> Any:

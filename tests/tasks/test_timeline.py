@@ -11,7 +11,7 @@ from PIL import Image
 
 from models.spans import ScoreTrack, Span, spans_above
 from tasks import timeline
-from tasks.thumbnails import Thumbnail, ThumbnailReel, choose_times, peak_time_s
+from tasks.thumbnails import MAX_KEPT, Thumbnail, ThumbnailReel, choose_times, peak_time_s, stride_for
 from tasks.timeline import curve_points, draw_timeline, format_time, num_thumbnails, showable, spread, summarise
 
 SPAN_COLOUR = np.array([0xE0, 0xA0, 0x30])
@@ -183,6 +183,15 @@ def test_the_reel_holds_a_bounded_number_evenly_over_any_length():
     assert len(shown) == 5
     assert max(abs(a.time_s - b) for a, b in zip(shown, wanted, strict=True)) < 10_000 / 8
     assert len(drawn) < 200  # what is not kept costs nothing
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "fps", "stride"),
+    [(1, 2.0, 1), (60, 6.0, 1), (240, 6.0, 3), (720, 6.0, 6), (720, 0.2, 1), (99_999, 6.0, 98)],
+)
+def test_a_reel_starts_with_all_of_few_frames_then_one_a_second_then_what_it_can_hold(num_frames, fps, stride):
+    assert stride_for(num_frames, fps) == stride
+    assert num_frames / stride <= MAX_KEPT
 
 
 def test_the_reel_gives_back_the_frame_that_it_was_shown():
