@@ -45,6 +45,7 @@ CHOICES: dict[str, DecodeOptions] = {
     "frame_2": DecodeOptions("FRAME", 2),
     "frame_3": DecodeOptions("FRAME", 3),
     "frame_4": DecodeOptions("FRAME", 4),
+    "frame_6": DecodeOptions("FRAME", 6),
     "slice_2": DecodeOptions("SLICE", 2),
     "loop_filter_noref": DecodeOptions(skip_loop_filter="noref"),
     "loop_filter_nokey": DecodeOptions(skip_loop_filter="nokey"),

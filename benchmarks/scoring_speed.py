@@ -41,7 +41,7 @@ def measure(bench: Workbench) -> Figures:
 
 def _footage(bench: Workbench, name: str, width: int, height: int) -> Path:
     """Make the file: a group of pictures is 8.3 s, so that a seek costs what it costs in a long one."""
-    clip_s, num = (3, 1) if bench.quick else (20, 2) if name == "720p" else (10, 2)
+    clip_s, num = (3, 1) if bench.quick else (20, 2) if name == "720p" else (10, 4)
     clip = make_clip(bench.folder / f"{name}-clip.mp4", width, height, clip_s)
     return repeat_clip(clip, bench.folder / f"{name}.mp4", num)
 

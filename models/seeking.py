@@ -7,6 +7,7 @@ the part is reached by decoding from the start. Knows nothing of what the parts 
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -99,25 +100,42 @@ def iterate_keyframes(
 
 
 def keyframe_pictures(
-    path: Path, sampling: Sampling, options: DecodeOptions = DEFAULT_OPTIONS
+    path: Path,
+    sampling: Sampling,
+    options: DecodeOptions = DEFAULT_OPTIONS,
+    *,
+    origin: Fraction | None = None,
+    share: tuple[int, int] = (0, 1),
 ) -> Iterator[tuple[float, Pixels, Picture]]:
-    """Yield what `iterate_keyframes` does, and with each a function as in `pictures_between`."""
-    origin = origin_of(path)
+    """Yield what `iterate_keyframes` does, and with each a function as in `pictures_between`.
+
+    origin: of the video, as `origin_of` has it
+    share:  (k, n) for those alone whose number divided by n leaves k: n readers share the keyframes of one file, and
+            one of them may find none
+    """
+    origin = origin_of(path) if origin is None else origin
     # Frames one by one leave nothing for several threads of frames to do but to wait.
     with opened(path, dataclasses.replace(options, thread_type="SLICE")) as (_, stream):
-        for time_s, _, frame in displayed_frames(path, stream, _keyframes(stream), origin):
+        frames = _keyframes(stream, *share)
+        first = next(frames, None)
+        if first is None and share[1] > 1:
+            return
+        found = frames if first is None else itertools.chain([first], frames)
+        for time_s, _, frame in displayed_frames(path, stream, found, origin):
             pixels = square_pixels(frame, stream, sampling.image_size, sampling.fit, options.scaler)
             yield time_s, pixels, functools.partial(displayed_pixels, frame, stream, path)
 
 
-def _keyframes(stream: Any) -> Iterator[Any]:
+def _keyframes(stream: Any, remainder: int, divisor: int) -> Iterator[Any]:
     """Yield the frames of the keyframe packets, each decoded by itself: between them alone no order can be told."""
-    context = stream.codec_context
+    context, number = stream.codec_context, -1
     for packet in stream.container.demux(stream):
         if packet.is_keyframe and packet.size and not packet.is_discard:
-            yield from context.decode(packet)
-            yield from context.decode(None)
-            context.flush_buffers()
+            number += 1
+            if number % divisor == remainder:
+                yield from context.decode(packet)
+                yield from context.decode(None)
+                context.flush_buffers()
 
 
 def keyframe_times(path: Path) -> list[float]:

@@ -17,7 +17,6 @@ written last: where it is there, the other two are. Knows nothing of how the mod
 import contextlib
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +50,7 @@ from tasks.scored_files import (
     write_video,
 )
 from tasks.selecting import HighlightFinder
-from tasks.thumbnails import MAX_HEIGHT_PX, MAX_WIDTH_PX, ThumbnailReel, choose_times, stride_for
+from tasks.thumbnails import MAX_HEIGHT_PX, MAX_WIDTH_PX, ThumbnailReel, choose_times, gap_for
 from tasks.timeline import num_thumbnails
 
 __all__ = [
@@ -132,8 +131,7 @@ def score_video_file(
         raise VideoError(f"{path.name}: {missing}")
     sampling = settings.sampled(model.spec.sampling)
     looker = Looker(model, path, sampling, info.duration_s, options, batch_size)
-    stride = stride_for(math.ceil(info.duration_s * sampling.fps), sampling.fps)
-    begin = functools.partial(_Seen, model, settings, stride, on_features)
+    begin = functools.partial(_Seen, model, settings, gap_for(info.duration_s), on_features)
     closer, fell_back, seen = None, "", begin()
     if settings.mode != "exact" and not missing:
         try:
@@ -164,10 +162,10 @@ class _Seen:
     """
 
     def __init__(
-        self, model: Scorer, settings: ScoreSettings, stride: int, on_features: OnFeatures | None = None
+        self, model: Scorer, settings: ScoreSettings, gap_s: float, on_features: OnFeatures | None = None
     ) -> None:
         self.finder = HighlightFinder(settings.selection, getattr(model, "categoriser", None))
-        self.reel = ThumbnailReel(stride=stride)
+        self.reel = ThumbnailReel(gap_s)
         self.on_features = (
             self.finder.on_features if on_features is None else _both(self.finder.on_features, on_features)
         )

@@ -8,10 +8,16 @@ every 2 s and a budget of a quarter are about 75 MB at 512 numbers a picture. Kn
 `models.cascade`'s.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import collections
+import contextlib
+import dataclasses
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -26,7 +32,9 @@ from models.video import Sampling, iterate_pictures
 from tasks.score_stream import BATCH_SIZE, Embedder, Features, OnFeatures, Pixels, Seconds, batched
 
 _AHEAD = 2
+_MAX_READERS = 4  # of one file at once; each has a decoder of one thread
 Pictures = Iterator[tuple[float, Pixels, Picture]]
+ItemT = TypeVar("ItemT")
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +68,8 @@ class Looker:
     duration_s:  of the video, seconds
     on_features: called after every batch with times float64 [N], seconds, and features float32 [N, D]; stretches
                  come after the keyframes
-    on_picture:  called with the time of every frame that is looked at, seconds, and the function that shows it
+    on_picture:  called with the time of every frame that is looked at, seconds, and the function that shows it; from
+                 several threads, and so in no order
     """
 
     model: Embedder
@@ -74,52 +83,77 @@ class Looker:
 
     def keyframes(self) -> tuple[Seconds, Features]:
         """Return times [K] and features [K, E] of the keyframes. Raises VideoError where none can be decoded."""
-        found = self._embedded(keyframe_pictures(self.path, self.sampling, self.options))
+        readers = max(1, min(_MAX_READERS, len(os.sched_getaffinity(0))))
+        origin = origin_of(self.path)
+        found = self._embedded(
+            keyframe_pictures(self.path, self.sampling, self.options, origin=origin, share=(k, readers))
+            for k in range(readers)
+        )
         if not len(found[0]):
             raise VideoError(f"{self.path.name}: no keyframe of it can be decoded")
         return found
 
     def everything(self) -> tuple[Seconds, Features]:
         """Return times and features of all samples."""
-        return self._embedded(iterate_pictures(self.path, self.sampling, self.options))
+        return self._embedded([iterate_pictures(self.path, self.sampling, self.options)])
 
     def parts(self, spans: Sequence[Span], origin: Fraction) -> tuple[Seconds, Features]:
         """Return times and features of the samples in `spans`, which may have none."""
-        pictures = (
-            item
-            for span in spans
-            for item in pictures_between(
-                self.path, self.sampling, span.start_s, span.end_s, self.options, origin=origin
-            )
-        )
-        return self._embedded(pictures)
+        readers = max(1, min(_MAX_READERS, len(os.sched_getaffinity(0)), len(spans)))
+        alone = self.options if readers == 1 else dataclasses.replace(self.options, num_threads=1)
+
+        def pictures(mine: Sequence[Span]) -> Pictures:
+            for span in mine:
+                start_s, end_s = span.start_s, span.end_s
+                yield from pictures_between(self.path, self.sampling, start_s, end_s, alone, origin=origin)
+
+        return self._embedded(pictures(spans[k::readers]) for k in range(readers))
 
     def scored(self, times_s: Seconds, features: Features) -> ScoreTrack:
         """Return the scores of samples in order of time."""
         end_s = max(self.duration_s, float(times_s[-1]) + GRID_TOLERANCE_S)
         return self.model.score_track(features, times_s, end_s)
 
-    def _embedded(self, pictures: Pictures) -> tuple[Seconds, Features]:
-        """Decode in a thread of its own while the tower runs."""
+    def _embedded(self, readers: Iterable[Pictures]) -> tuple[Seconds, Features]:
+        """Return times and features of all that `readers` give, in order of time; each decodes in a thread of its own.
+
+        Their batches are taken in turn, so that the same video goes through the tower in the same portions each time.
+        """
         times: list[Seconds] = []
         features: list[Features] = []
-        with made_ahead(
-            batched(self._shown(pictures), self.batch_size), num_ahead=_AHEAD, name="herdlight-cascade"
-        ) as batches:
-            for times_s, frames_NHWC in batches:
+        with contextlib.ExitStack() as threads:
+            sources = [
+                threads.enter_context(
+                    made_ahead(batched(self._shown(reader), self.batch_size), num_ahead=_AHEAD, name="herdlight-look")
+                )
+                for reader in readers
+            ]
+            for times_s, frames_NHWC in in_turn(sources):
                 times.append(times_s)
                 features.append(self.model.embed(frames_NHWC))
                 if self.on_features:
                     self.on_features(times_s, features[-1])
         if not times:
             return np.zeros(0), np.zeros((0, 0), np.float32)
-        return np.concatenate(times), np.concatenate(features)
+        all_s = np.concatenate(times)
+        order = np.argsort(all_s, kind="stable")
+        return all_s[order], np.concatenate(features)[order]
 
     def _shown(self, pictures: Pictures) -> Iterator[tuple[float, Pixels]]:
         for time_s, pixels, picture in pictures:
             if self.on_picture:
                 self.on_picture(time_s, picture)
             yield time_s, pixels
+
+
+def in_turn(sources: Sequence[Iterator[ItemT]]) -> Iterator[ItemT]:
+    """Yield one item of each source after the other until all have ended."""
+    waiting = collections.deque(sources)
+    while waiting:
+        source = waiting.popleft()
+        for item in itertools.islice(source, 1):
+            yield item
+            waiting.append(source)
 
 
 def keyframe_track(looker: Looker) -> CascadeResult:

@@ -28,12 +28,14 @@ class ScoreSettings:
     """Settings of one run.
 
     selection: what becomes a highlight, settled with the model (`tasks.selecting.selection_of`)
+    own:       the same where nothing is asked for
     mode:      `exact` sees every sample, `keyframes` those alone, `cascade` keyframes and what they promise
     cascade:   read by `cascade`
     fps:       samples a second, None for the model's own; `keyframes` takes none
     """
 
     selection: SelectionParams
+    own: SelectionParams
     mode: Mode = "exact"
     cascade: CascadeParams = field(default_factory=CascadeParams)
     fps: float | None = None
@@ -49,13 +51,13 @@ class ScoreSettings:
         return own if self.fps is None else dataclasses.replace(own, fps=self.fps)
 
     def to_json(self) -> dict[str, Any]:
-        """Return what is asked for beyond threshold, shortest length and gap of the model; nothing for a plain run."""
+        """Return what is asked for beyond the model's own and a threshold; nothing for a plain run."""
         asked: dict[str, Any] = {} if self.mode == "exact" else {"mode": self.mode}
         if self.mode == "cascade":
             asked["cascade"] = self.cascade.model_dump()
         if self.fps is not None:
             asked["fps"] = self.fps
-        selection = asked_of(self.selection)
+        selection = asked_of(self.selection, self.own)
         return asked | ({} if selection is None else {"selection": selection})
 
 
@@ -66,7 +68,7 @@ def settings_of(options: Mapping[str, Any], model: SpanRules) -> ScoreSettings:
     its range or contradicts.
     """
     selecting, looking = _parted(options)
-    return ScoreSettings(selection_of(selecting, model), *_how_to_look(looking))
+    return ScoreSettings(selection_of(selecting, model), selection_of({}, model), *_how_to_look(looking))
 
 
 def asked_options(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -123,14 +123,16 @@ def rows_of(found: Highlights) -> list[dict[str, Any]]:
     return rows
 
 
-def asked_of(params: SelectionParams) -> dict[str, Any] | None:
+def asked_of(params: SelectionParams, own: SelectionParams) -> dict[str, Any] | None:
     """Return what `params` ask for beyond the model's own, as JSON, None for nothing: a rerun compares it.
 
+    own: what `selection_of` settles where nothing is asked for
     The threshold is left out; results hold it by itself.
     """
-    if is_plain(params):
+    threshold = {"threshold"}
+    if params.model_dump(exclude=threshold) == own.model_dump(exclude=threshold):
         return None
-    return params.model_dump(mode="json", exclude_none=True, exclude={"threshold"})
+    return params.model_dump(mode="json", exclude_none=True, exclude=threshold)
 
 
 def selection_of(options: Mapping[str, Any], model: SpanRules) -> SelectionParams:
@@ -140,12 +142,6 @@ def selection_of(options: Mapping[str, Any], model: SpanRules) -> SelectionParam
     """
     asked = {OPTIONS[name]: value for name, value in options.items() if value is not None}
     return with_model(parse_section(asked, "selection", SelectionParams, "options"), model)
-
-
-def is_plain(params: SelectionParams) -> bool:
-    """Return whether `params` ask for nothing but a threshold, a shortest length and a gap, as models always did."""
-    settled = {"threshold", "min_duration_s", "merge_gap_s"}
-    return params.model_dump(exclude=settled) == SelectionParams().model_dump(exclude=settled)
 
 
 def select_highlights(

@@ -6,9 +6,9 @@ are some ten MiB, whatever the length of the video.
 """
 
 import io
-import math
+import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -39,48 +39,57 @@ class Thumbnail:
             raise ShapeError(f"thumbnail: pixels {self.pixels.dtype} {self.pixels.shape} must be uint8 [h, w, 3]")
 
 
-@dataclass
 class ThumbnailReel:
-    """Keeps every `stride`-th frame that it is shown; the stride doubles whenever more than `max_kept` are held.
+    """Keeps one of the frames that it is shown in every `gap_s` seconds: the earliest.
 
-    stride:   1 or more, see `stride_for`
+    The gap doubles whenever more than `max_kept` are held. What is kept in the end hangs on the frames alone and not
+    on the order in which they come; they may come from several threads.
+
+    gap_s:    seconds to start with, above 0, see `gap_for`
     max_kept: most frames held at any moment, at least 2
     """
 
-    stride: int = 1
-    max_kept: int = MAX_KEPT
-    _num_seen: int = field(default=0, init=False)
-    _kept: list[tuple[float, bytes]] = field(default_factory=list, init=False)
+    def __init__(self, gap_s: float = 0.1, max_kept: int = MAX_KEPT) -> None:
+        self._gap_s, self._max_kept = gap_s, max_kept
+        self._kept: dict[int, tuple[float, bytes]] = {}  # by the number of the gap
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._kept)
 
     def add(self, time_s: float, picture: Callable[[], npt.NDArray[np.uint8]]) -> None:
         """Show the reel a frame, in any order: `time_s` in seconds; `picture` gives uint8 [h, w, 3] RGB if kept."""
-        if self._num_seen % self.stride == 0:
-            jpeg = io.BytesIO()
-            Image.fromarray(picture()).save(jpeg, "JPEG", quality=_JPEG_QUALITY)
-            self._kept.append((time_s, jpeg.getvalue()))
-            if len(self._kept) > self.max_kept:
-                self._kept = self._kept[::2]
-                self.stride *= 2
-        self._num_seen += 1
+        if not self._is_earliest(time_s):
+            return
+        jpeg = io.BytesIO()
+        Image.fromarray(picture()).save(jpeg, "JPEG", quality=_JPEG_QUALITY)
+        with self._lock:
+            if self._is_earliest(time_s):
+                self._kept[int(time_s / self._gap_s)] = (time_s, jpeg.getvalue())
+            while len(self._kept) > self._max_kept:
+                self._gap_s *= 2
+                earliest: dict[int, tuple[float, bytes]] = {}
+                for kept_s, data in sorted(self._kept.values()):
+                    earliest.setdefault(int(kept_s / self._gap_s), (kept_s, data))
+                self._kept = earliest
+
+    def _is_earliest(self, time_s: float) -> bool:
+        kept = self._kept.get(int(time_s / self._gap_s))
+        return kept is None or time_s < kept[0]
 
     def at(self, times_s: Sequence[float]) -> tuple[Thumbnail, ...]:
         """Return the kept frames nearest to `times_s`, in order of time, none twice."""
         if not self._kept:
             return ()
-        kept_s = np.array([time_s for time_s, _ in self._kept])
+        kept = sorted(self._kept.values())
+        kept_s = np.array([time_s for time_s, _ in kept])
         nearest = sorted({int(np.argmin(np.abs(kept_s - time_s))) for time_s in times_s}, key=kept_s.__getitem__)
-        return tuple(Thumbnail(self._kept[i][0], _decode(self._kept[i][1])) for i in nearest)
+        return tuple(Thumbnail(kept[i][0], _decode(kept[i][1])) for i in nearest)
 
 
-def stride_for(num_frames: int, fps: float) -> int:
-    """Return the stride to start a reel with: all of few frames, then one a second, then what MAX_KEPT allows.
-
-    num_frames: expected, `fps` of them a second of video
-    """
-    return max(1, math.ceil(num_frames / MAX_KEPT), min(round(fps), num_frames // FEW_KEPT))
+def gap_for(duration_s: float) -> float:
+    """Return the seconds to start a reel with: a second, less where that gives too few, more where too many."""
+    return max(duration_s / MAX_KEPT, min(1.0, duration_s / FEW_KEPT))
 
 
 def _decode(jpeg: bytes) -> npt.NDArray[np.uint8]:

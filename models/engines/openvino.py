@@ -23,6 +23,8 @@ from models.engines.source import TowerSource
 _GRAPH_FILE, _WEIGHTS_FILE = "tower.xml", "tower.bin"
 # Of int8 (`models.quantise`): what was left in floating point.
 _HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
+# A thread that is held on one core waits there for a decoder that works beside it, and all others wait for that thread.
+_SCHEDULING = {"PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}
 
 
 def build(source: TowerSource, folder: Path, precision: str) -> Built:
@@ -68,7 +70,7 @@ def load(folder: Path, record: EngineRecord, make_tower: MakeTower | None) -> Ru
     path = folder / _GRAPH_FILE
     with engine_errors(unreadable(path, record, "openvino")):
         compiled = _runtime().compile_model(
-            path, "CPU", {"INFERENCE_PRECISION_HINT": _HINTS[record.precision], "PERFORMANCE_HINT": "LATENCY"}
+            path, "CPU", {"INFERENCE_PRECISION_HINT": _HINTS[record.precision], **_SCHEDULING}
         )
 
     def run(frames_NHWC: Frames) -> Features:

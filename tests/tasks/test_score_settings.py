@@ -22,6 +22,13 @@ def test_a_plain_run_asks_for_nothing() -> None:
     assert settings_of(dict.fromkeys(ALL), MODEL).to_json() == settings_of({}, MODEL).to_json() == {}
 
 
+@pytest.mark.parametrize("options", [{"min_length": 3.0}, {"merge_gap": 0.1}, {"hold": 0.2}])
+def test_every_rule_that_differs_from_the_models_own_is_told_since_a_rerun_compares_it(options: dict[str, Any]) -> None:
+    told = settings_of(options, MODEL).to_json()
+    assert told != settings_of({}, MODEL).to_json()
+    assert settings_of({"min_length": 0.5, "merge_gap": 0.75}, MODEL).to_json() == {}  # said, and the model's own
+
+
 def test_equal_requests_are_equal_to_the_byte() -> None:
     first = asked_options({"mode": "cascade", "budget": 0.25, "top": 3.0, "fps": 4, "threshold": 1, "snap": None})
     second = asked_options({"threshold": 1.0, "fps": 4.0, "mode": "cascade", "top": 3})

@@ -11,7 +11,7 @@ from PIL import Image
 
 from models.spans import ScoreTrack, Span, spans_above
 from tasks import timeline
-from tasks.thumbnails import MAX_KEPT, Thumbnail, ThumbnailReel, choose_times, peak_time_s, stride_for
+from tasks.thumbnails import MAX_KEPT, Thumbnail, ThumbnailReel, choose_times, gap_for, peak_time_s
 from tasks.timeline import curve_points, draw_timeline, format_time, num_thumbnails, showable, spread, summarise
 
 SPAN_COLOUR = np.array([0xE0, 0xA0, 0x30])
@@ -146,52 +146,24 @@ def test_thumbnails_lie_under_their_times(tmp_path):
     assert (np.ptp(columns) + 1) / (np.ptp(rows) + 1) == pytest.approx(16 / 9, rel=0.03)
 
 
-@pytest.mark.parametrize(
-    ("num_frames", "duration_s"), [(1, 0.04), (1, 1e-3), (2, 0.1), (3, 3600.0), (20_000, 172_800.0), (50, 0.5)]
-)
-def test_any_length_can_be_drawn(num_frames, duration_s, tmp_path):
-    track = make_track(np.linspace(0, 1, num_frames), duration_s)
-    image = draw(track, spans_above(track, 0.5), tmp_path / "a.png", thumbnails=[grey(0.0), grey(duration_s * 0.9)])
-    assert image.shape == (560, 1600, 3)
+@pytest.mark.parametrize(("duration_s", "gap_s"), [(6.4, 0.1), (64.0, 1.0), (600.0, 1.0), (2048.0, 2.0)])
+def test_a_reel_starts_with_a_frame_a_second_unless_that_is_few_or_more_than_it_can_hold(duration_s, gap_s):
+    assert gap_for(duration_s) == pytest.approx(gap_s)
+    assert duration_s / gap_for(duration_s) <= MAX_KEPT
 
 
-@pytest.mark.parametrize("size", [(20, 480), (480, 20), (1, 1)])
-def test_any_shape_of_thumbnail_can_be_drawn(size, tmp_path):
-    shots = [grey(float(i), *size) for i in range(50)]
-    draw(make_track([0.6] * 50), [Span(0, 50, 0.6)], tmp_path / "a.png", thumbnails=shots)
+@given(st.lists(st.integers(0, 5000), min_size=1, max_size=60, unique=True), st.randoms(use_true_random=False))
+def test_what_a_reel_keeps_hangs_on_the_frames_and_not_on_their_order(times_ms, draw):
+    def kept(order):
+        reel = ThumbnailReel(0.05, max_kept=8)
+        for time_ms in order:
+            reel.add(time_ms / 1000, lambda time_ms=time_ms: np.full((2, 2, 3), time_ms % 200, np.uint8))
+        return [(shot.time_s, shot.pixels.tobytes()) for shot in reel.at([time_ms / 1000 for time_ms in times_ms])]
 
-
-def test_many_spans_keep_their_labels_apart(tmp_path):
-    spans = [Span(2.0 * i, 2.0 * i + 1, 0.9) for i in range(200)]
-    draw(make_track([0.9, 0.1] * 200), spans, tmp_path / "a.png")
-
-
-def test_the_same_input_gives_the_same_bytes(tmp_path):
-    for name in ("a.png", "b.png"):
-        draw(make_track([0.2, 0.9, 0.4]), [Span(1, 2, 0.9)], tmp_path / name, thumbnails=[grey(1.0)])
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-
-
-def test_the_reel_holds_a_bounded_number_evenly_over_any_length():
-    reel = ThumbnailReel(max_kept=16)
-    drawn = []
-    for i in range(10_000):
-        reel.add(float(i), lambda i=i: drawn.append(i) or np.full((4, 6, 3), i % 200, np.uint8))
-        assert len(reel) <= 16
-    wanted = np.linspace(0, 9_999, 5)
-    shown = reel.at(list(wanted))
-    assert len(shown) == 5
-    assert max(abs(a.time_s - b) for a, b in zip(shown, wanted, strict=True)) < 10_000 / 8
-    assert len(drawn) < 200  # what is not kept costs nothing
-
-
-@pytest.mark.parametrize(
-    ("num_frames", "fps", "stride"),
-    [(1, 2.0, 1), (60, 6.0, 1), (240, 6.0, 3), (720, 6.0, 6), (720, 0.2, 1), (99_999, 6.0, 98)],
-)
-def test_a_reel_starts_with_all_of_few_frames_then_one_a_second_then_what_it_can_hold(num_frames, fps, stride):
-    assert stride_for(num_frames, fps) == stride
-    assert num_frames / stride <= MAX_KEPT
+    shuffled = list(times_ms)
+    draw.shuffle(shuffled)
+    assert kept(times_ms) == kept(shuffled)
+    assert min(times_ms) / 1000 == kept(times_ms)[0][0]
 
 
 def test_the_reel_gives_back_the_frame_that_it_was_shown():
