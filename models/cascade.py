@@ -128,6 +128,22 @@ def next_stretches(
     return choose_stretches(stretches, promise_U, at_least, params.budget * float(stretches.edges_s[-1]))
 
 
+def stand_ins(stretches: Stretches, keyframes_s: Seconds, fps: float) -> tuple[Seconds, npt.NDArray[np.int64]]:
+    """Return the instants k / fps in what is not decoded, float64 [I], and which keyframe is the nearest to each [I].
+
+    A time-aware head sees a window of samples. Where keyframes alone stood between decoded stretches it would see
+    another stretch of time than in the exact mode, and its scores would be others; nearest neighbours keep the rate.
+    """
+    duration_s = float(stretches.edges_s[-1])
+    instants_s = np.arange(int(np.ceil(duration_s * fps))) / fps
+    instants_s = instants_s[(instants_s < duration_s) & ~stretches.holds(instants_s)]
+    after = np.clip(np.searchsorted(keyframes_s, instants_s), 1, max(len(keyframes_s) - 1, 1))
+    before = after - 1
+    after = np.minimum(after, len(keyframes_s) - 1)
+    is_after = np.abs(keyframes_s[after] - instants_s) < np.abs(instants_s - keyframes_s[before])
+    return instants_s, np.where(is_after, after, before).astype(np.int64)
+
+
 def joined(stretches: Stretches, chosen: npt.NDArray[np.int64]) -> list[Span]:
     """Return the stretches `chosen` as spans, neighbours as one: each is one seek."""
     if not len(chosen):

@@ -2,9 +2,10 @@
 
     keyframes -> score -> the promising stretches decoded -> score again -> what borders on a highlight -> …
 
-Where a stretch is decoded, its samples are those of the exact mode; elsewhere a keyframe stands for what follows it.
-The features of keyframes and of what was decoded are held until the end, 4 bytes a number: 10 hours with a keyframe
-every 2 s and a budget of a quarter are about 75 MB at 512 numbers a picture. Knows files and models; where to look is
+Where a stretch is decoded, its samples are those of the exact mode; elsewhere the nearest keyframe stands for what is
+on screen, at the same rate, so that a head that looks at a window of samples sees the time that it was made for. The
+features of keyframes and of what was decoded are held until the end, 4 bytes a number: 10 hours with a keyframe every
+2 s and a budget of a quarter are about 75 MB at 512 numbers a picture. Knows files and models; where to look is
 `models.cascade`'s.
 """
 
@@ -21,7 +22,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from models.cascade import CascadeParams, Stretches, joined, next_stretches, split_at_keyframes
+from models.cascade import CascadeParams, Stretches, joined, next_stretches, split_at_keyframes, stand_ins
 from models.channel import made_ahead
 from models.decoding import DEFAULT_OPTIONS, DecodeOptions
 from models.errors import VideoError
@@ -29,11 +30,13 @@ from models.grid import GRID_TOLERANCE_S
 from models.seeking import Picture, keyframe_pictures, origin_of, pictures_between
 from models.spans import ScoreTrack, Span
 from models.video import Sampling, iterate_pictures
-from tasks.score_stream import BATCH_SIZE, Embedder, Features, OnFeatures, Pixels, Seconds, batched
+from tasks.score_stream import BATCH_SIZE, Embedder, Features, OnFeatures, Pixels, Seconds, batched, start_track
 
 _AHEAD = 2
+_PORTION = 4096  # samples that the head is given at once
 _MAX_READERS = 4  # of one file at once; each has a decoder of one thread
 Pictures = Iterator[tuple[float, Pixels, Picture]]
+Samples = tuple[Seconds, Features]
 ItemT = TypeVar("ItemT")
 
 
@@ -41,7 +44,8 @@ ItemT = TypeVar("ItemT")
 class CascadeResult:
     """What a cascade found and what it cost.
 
-    track:         scores: of every sample where it looked closely, of the keyframes elsewhere
+    track:         scores at `fps`: of the samples where it looked closely, elsewhere of the nearest keyframe at
+                   k / fps; of keyframes alone, at their own times
     num_keyframes: pictures of the first pass
     decoded_s:     seconds that were decoded in full
     num_samples:   pictures that the image tower saw, all passes together
@@ -81,7 +85,7 @@ class Looker:
     on_features: OnFeatures | None = None
     on_picture: Callable[[float, Picture], None] | None = None
 
-    def keyframes(self) -> tuple[Seconds, Features]:
+    def keyframes(self) -> Samples:
         """Return times [K] and features [K, E] of the keyframes. Raises VideoError where none can be decoded."""
         readers = max(1, min(_MAX_READERS, len(os.sched_getaffinity(0))))
         origin = origin_of(self.path)
@@ -93,11 +97,11 @@ class Looker:
             raise VideoError(f"{self.path.name}: no keyframe of it can be decoded")
         return found
 
-    def everything(self) -> tuple[Seconds, Features]:
+    def everything(self) -> Samples:
         """Return times and features of all samples."""
         return self._embedded([iterate_pictures(self.path, self.sampling, self.options)])
 
-    def parts(self, spans: Sequence[Span], origin: Fraction) -> tuple[Seconds, Features]:
+    def parts(self, spans: Sequence[Span], origin: Fraction) -> Samples:
         """Return times and features of the samples in `spans`, which may have none."""
         readers = max(1, min(_MAX_READERS, len(os.sched_getaffinity(0)), len(spans)))
         alone = self.options if readers == 1 else dataclasses.replace(self.options, num_threads=1)
@@ -114,7 +118,23 @@ class Looker:
         end_s = max(self.duration_s, float(times_s[-1]) + GRID_TOLERANCE_S)
         return self.model.score_track(features, times_s, end_s)
 
-    def _embedded(self, readers: Iterable[Pictures]) -> tuple[Seconds, Features]:
+    def filled(self, stretches: Stretches, keyframes: Samples, close: Samples) -> ScoreTrack:
+        """Return the scores of all that is known: of `close`, and of stand-ins where nothing was decoded."""
+        instants_s, nearest = stand_ins(stretches, keyframes[0], self.sampling.fps)
+        times_s = np.concatenate([close[0], instants_s])
+        order = np.argsort(times_s, kind="stable")  # of the same time, what was decoded comes first
+        order = order[np.append(True, np.diff(times_s[order]) > 0)]
+        times_s, is_close = times_s[order], order < len(close[0])
+        track = start_track(self.model)
+        for at in range(0, len(order), _PORTION):
+            part, mine = order[at : at + _PORTION], is_close[at : at + _PORTION]
+            features = np.empty((len(part), keyframes[1].shape[1]), np.float32)
+            features[mine] = close[1][part[mine]] if len(close[0]) else 0
+            features[~mine] = keyframes[1][nearest[part[~mine] - len(close[0])]]
+            track.add(features, times_s[at : at + _PORTION])
+        return track.finish(max(self.duration_s, float(times_s[-1]) + GRID_TOLERANCE_S))
+
+    def _embedded(self, readers: Iterable[Pictures]) -> Samples:
         """Return times and features of all that `readers` give, in order of time; each decodes in a thread of its own.
 
         Their batches are taken in turn, so that the same video goes through the tower in the same portions each time.
@@ -178,8 +198,9 @@ def cascade_track(
         gap_s, num_samples = looker.duration_s / num_keyframes, num_keyframes + len(everything[0])
         reason = f"a keyframe every {gap_s:.1f} s is too few, at most {params.max_gap_s:g} s"
         return CascadeResult(looker.scored(*everything), num_keyframes, looker.duration_s, num_samples, reason)
-    stretches, track = split_at_keyframes(keyframes[0], looker.duration_s), looker.scored(*keyframes)
-    close = (np.zeros(0), np.zeros((0, 0), np.float32))
+    stretches = split_at_keyframes(keyframes[0], looker.duration_s)
+    close: Samples = (np.zeros(0), np.zeros((0, 0), np.float32))
+    track = looker.filled(stretches, keyframes, close)
     origin = origin_of(looker.path)
     for done in range(params.rounds):
         if on_fraction:
@@ -189,16 +210,11 @@ def cascade_track(
             break
         stretches = stretches.with_decoded(chosen)
         close = _merged(close, looker.parts(joined(stretches, chosen), origin))
-        track = looker.scored(*_merged(_outside(stretches, *keyframes), close))
+        track = looker.filled(stretches, keyframes, close)
     return CascadeResult(track, num_keyframes, stretches.decoded_s, num_keyframes + len(close[0]))
 
 
-def _outside(stretches: Stretches, times_s: Seconds, features: Features) -> tuple[Seconds, Features]:
-    outside = ~stretches.holds(times_s)
-    return times_s[outside], features[outside]
-
-
-def _merged(first: tuple[Seconds, Features], second: tuple[Seconds, Features]) -> tuple[Seconds, Features]:
+def _merged(first: Samples, second: Samples) -> Samples:
     """Return both in order of time; a time that is in both is taken from the second."""
     if not len(first[0]) or not len(second[0]):
         return first if len(first[0]) else second

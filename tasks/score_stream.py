@@ -64,6 +64,11 @@ class _WholeTrack:
         return self._model.score_track(np.concatenate(self._features), np.concatenate(self._times_s), duration_s)
 
 
+def start_track(model: Embedder) -> TrackStream:
+    """Return an empty track of `model`'s; of one that wants all features at once, it keeps them until the end."""
+    return model.start_track() if isinstance(model, StreamingModel) else _WholeTrack(model)
+
+
 def stream_track(
     model: Embedder,
     frames: Iterable[tuple[float, Pixels]],
@@ -82,7 +87,7 @@ def stream_track(
     on_features: called after every batch with times float64 [N], seconds, and features float32 [N, D]
     Raises what reading, the model or a hook raises, after all threads have ended; VideoError where no frame came.
     """
-    track = model.start_track() if isinstance(model, StreamingModel) else _WholeTrack(model)
+    track = start_track(model)
     last_s = -1.0
     batches = batched(frames, batch_size)
     with made_ahead(batches, _embedding(model), num_ahead=_AHEAD, name="herdlight-score") as embedded:

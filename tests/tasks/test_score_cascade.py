@@ -76,12 +76,36 @@ def test_what_is_decoded_has_the_times_and_scores_of_the_exact_mode(film: Path) 
     np.testing.assert_allclose(found.track.scores, [score for _, score in exact], atol=1e-6)
 
 
-def test_a_budget_of_nothing_leaves_the_keyframes(film: Path) -> None:
+def test_with_a_budget_of_nothing_the_nearest_keyframe_stands_for_every_sample(film: Path) -> None:
     model, duration_s = Brightness(), probe(film).duration_s
     found = cascade_track(Looker(model, film, SAMPLING, duration_s), 0.5, CascadeParams(budget=0.0))
     keyframes = keyframe_track(Looker(model, film, SAMPLING, duration_s)).track
     assert found.decoded_s == 0
-    assert found.track.times_s.tolist() == keyframes.times_s.tolist() == [2.0 * k for k in range(SECONDS // 2)]
+    assert keyframes.times_s.tolist() == [2.0 * k for k in range(SECONDS // 2)]
+    assert found.track.times_s.tolist() == [k / 2 for k in range(2 * SECONDS)]
+    nearest = [np.abs(keyframes.times_s - time_s).argmin() for time_s in found.track.times_s]
+    np.testing.assert_allclose(found.track.scores, keyframes.scores[nearest], atol=1e-6)
+
+
+class Windowed(Brightness):
+    """Scores a sample by the mean of eleven samples around it, so by more time where they are farther apart."""
+
+    def score_track(
+        self, features_TD: npt.NDArray[np.float32], times_s: npt.NDArray[np.float64], duration_s: float
+    ) -> ScoreTrack:
+        around = np.pad(features_TD[:, 0], 5, mode="edge")
+        return ScoreTrack(times_s, np.convolve(around, np.full(11, 1 / 11), "valid").astype(np.float32), duration_s)
+
+
+def test_a_head_that_looks_at_a_window_sees_the_same_stretch_of_time_as_in_the_exact_mode(film: Path) -> None:
+    model, duration_s = Windowed(), probe(film).duration_s
+    exact = list(frames_of(film, SAMPLING))
+    features = model.embed(np.stack([pixels for _, pixels in exact]))
+    truth = model.score_track(features, np.array([time_s for time_s, _ in exact]), duration_s)
+    found = cascade_track(Looker(model, film, SAMPLING, duration_s), 0.3, CascadeParams())
+    assert found.decoded_share < 0.3
+    assert found.track.times_s.tolist() == truth.times_s.tolist()
+    np.testing.assert_allclose(found.track.scores, truth.scores, atol=0.01)  # dark keyframes are dark samples
 
 
 def test_too_few_keyframes_are_no_first_pass_and_all_is_decoded(film: Path) -> None:
