@@ -25,6 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from app.check import Check, http_problem
+from models.cores import usable_cores
 
 MIN_FREE_GB = 2.0
 MIN_MEMORY_GB = 4.0
@@ -44,8 +45,7 @@ def check_python(running: tuple[int, int] = sys.version_info[:2]) -> Check:
 
 def check_cores() -> Check:
     """Return how many cores this process may use."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Check("cores", True, f"{usable} of {os.cpu_count()}, {platform.machine()}")
+    return Check("cores", True, f"{usable_cores()} of {os.cpu_count()}, {platform.machine()}")
 
 
 def check_memory(cgroup: Path = Path("/sys/fs/cgroup/memory.max")) -> Check:

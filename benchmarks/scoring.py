@@ -24,6 +24,7 @@ import torch
 from benchmarks.results_file import RESULTS, benchmark_parser, code_commit, print_figures, write_results
 from benchmarks.scoring_bench import ENCODER, ENGINE, PRECISION, STRIDE, WINDOW, set_up
 from benchmarks.scoring_footage import FPS
+from models.cores import usable_cores
 from models.files import read_json
 from tasks.shell import one_line_errors
 
@@ -33,7 +34,7 @@ PARTS = {part: f"benchmarks.scoring_{part}" for part in ("speed", "memory", "cas
 
 def measure(parts: Sequence[str], *, quick: bool, results: Path = RESULTS) -> dict[str, float | None]:
     """Measure `parts`, write the result file and return its figures."""
-    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    torch.set_num_threads(usable_cores())
     commit, name = code_commit(), f"{NAME}_quick" if quick else NAME
     before = _read(results / f"{name}.json") if set(parts) != set(PARTS) else {}
     figures: dict[str, float | None] = dict(before.get("figures", {}))

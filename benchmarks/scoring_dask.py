@@ -31,6 +31,7 @@ from models.highlighter import HighlighterSpec, build_head
 from models.served import save_served
 from models.tower import Tower
 from models.video import Sampling
+from tasks.energy import EnergyMeter, measure_energy
 from tasks.library import LibraryOptions, score_library
 from tasks.library_dask import LOCAL, dask_client, dask_scheduler, run_on
 from tasks.library_listing import list_library
@@ -60,7 +61,10 @@ def measure(bench: Bench) -> dict[str, float]:
 
 
 def measure_dask(quick: bool, model: Path | None = None, folder: Path | None = None) -> dict[str, float]:
-    """Return `dask_two_workers`, the seconds that it comes from, and `core_s_per_video_hour`: one core, all included.
+    """Return `dask_two_workers`, the seconds that it comes from, and the costs of an hour of video, all included.
+
+    `core_s_per_video_hour` are seconds of one core; `wh_per_video_hour` watt-hours by CodeCarbon, with both workers at
+    work: counters where the machine shows them, else an estimate from load.
 
     model:  folder of a served model, by default CLIP's ViT-B/32 with random weights in bfloat16
     folder: to work in, by default one that is removed again
@@ -81,6 +85,8 @@ def measure_dask(quick: bool, model: Path | None = None, folder: Path | None = N
         score = functools.partial(_score_all, client, footage, model, folder)
         score(addresses)  # both have their models loaded, and the footage is in the page cache
         seconds = [(score(addresses[:1]), score(addresses)) for _ in range(rounds)]
+        with measure_energy() as meter:  # a run of its own: measuring takes time too
+            score(addresses)
     ratios = [one / two for one, two in seconds]
     video_s = num_videos * (QUICK_SECONDS if quick else SECONDS)
     one_worker_s = statistics.median(one for one, _ in seconds)
@@ -91,7 +97,13 @@ def measure_dask(quick: bool, model: Path | None = None, folder: Path | None = N
         "dask_two_workers_s": round(statistics.median(two for _, two in seconds), 3),
         "dask_video_s": video_s,
         "core_s_per_video_hour": round(one_worker_s / video_s * 3600, 1),
+        "wh_per_video_hour": round(_watt_hours(meter) / video_s * 3600, 3),
     }
+
+
+def _watt_hours(meter: EnergyMeter) -> float:
+    assert meter.energy is not None
+    return 1000 * (meter.energy.cpu_kwh + meter.energy.gpu_kwh + meter.energy.ram_kwh)
 
 
 def make_model(folder: Path) -> Path:

@@ -8,7 +8,6 @@ are ordinary here. Knows runs; where workers run is the business of the `Runner`
 
 import dataclasses
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from models.cores import usable_cores
 from models.errors import DataError, ParamsError
 from tasks.ledger import LEASE_S, Ledger, Recipe
 from tasks.library_index import forget_gone, write_index
@@ -222,7 +222,7 @@ def score_library(
 
 def make_job(out: Path, model_folder: Path, identity: ModelIdentity, options: LibraryOptions) -> LibraryJob:
     """Return what workers are told; the cores are shared out among them."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     asked = asked_options(options.asked)
     return LibraryJob(
         out=str(out),

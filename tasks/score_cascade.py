@@ -13,7 +13,6 @@ import collections
 import contextlib
 import dataclasses
 import itertools
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -24,6 +23,7 @@ import numpy as np
 
 from models.cascade import CascadeParams, Stretches, joined, next_stretches, split_at_keyframes, stand_ins
 from models.channel import made_ahead
+from models.cores import usable_cores
 from models.decoding import DEFAULT_OPTIONS, DecodeOptions
 from models.errors import VideoError
 from models.grid import GRID_TOLERANCE_S
@@ -87,7 +87,7 @@ class Looker:
 
     def keyframes(self) -> Samples:
         """Return times [K] and features [K, E] of the keyframes. Raises VideoError where none can be decoded."""
-        readers = max(1, min(_MAX_READERS, len(os.sched_getaffinity(0))))
+        readers = min(_MAX_READERS, usable_cores())
         origin = origin_of(self.path)
         found = self._embedded(
             keyframe_pictures(self.path, self.sampling, self.options, origin=origin, share=(k, readers))
@@ -103,7 +103,7 @@ class Looker:
 
     def parts(self, spans: Sequence[Span], origin: Fraction) -> Samples:
         """Return times and features of the samples in `spans`, which may have none."""
-        readers = max(1, min(_MAX_READERS, len(os.sched_getaffinity(0)), len(spans)))
+        readers = max(1, min(_MAX_READERS, usable_cores(), len(spans)))
         alone = self.options if readers == 1 else dataclasses.replace(self.options, num_threads=1)
 
         def pictures(mine: Sequence[Span]) -> Pictures:
