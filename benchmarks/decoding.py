@@ -11,6 +11,9 @@ second, centre crops of 224 px), each of `CHOICES` is run in turn. Figures are `
                        compares choices with each other and says nothing of scores)
 
 `rgb_then_resize` is that reference itself: decoding to RGB, then scaling the array.
+
+Of keyframes: `FILE_keyframe_index_speed` is how many times real time their times are read from the packets, and
+`FILE_keyframes_speed` from their decoded pictures by one reader, as a cascade's first pass does.
 """
 
 import os
@@ -31,8 +34,9 @@ from benchmarks.scoring_footage import FPS, make_clip
 from benchmarks.scoring_loops import square_of
 from models.decoding import DecodeOptions, displayed_frames, opened
 from models.grid import pick_on_grid
+from models.seeking import iterate_keyframes, keyframe_times
 from models.served import ServedModel
-from models.video import Sampling, frames_of
+from models.video import Sampling, frames_of, probe
 from tasks.shell import one_line_errors
 
 NAME = "decoding"
@@ -86,6 +90,15 @@ def timed(work: Callable[[], Squares]) -> tuple[float, float]:
     return wall_s, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
+def _median_s(work: Callable[[], object], rounds: int) -> float:
+    seconds = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
+
+
 def measure(*, quick: bool, results: Path = RESULTS) -> dict[str, float | None]:
     """Measure every choice on both files, write the result file and return its figures."""
     commit = code_commit()
@@ -94,7 +107,7 @@ def measure(*, quick: bool, results: Path = RESULTS) -> dict[str, float | None]:
         model = set_up(Path(folder), quick=quick, fps=FPS / STRIDE).model
         for name, (width, height) in SIZES.items():
             path = make_clip(Path(folder) / f"{name}.mp4", width, height, 2 if quick else 12)
-            figures |= measure_file(name, path, model, rounds=1 if quick else 5)
+            figures |= measure_file(name, path, model, rounds=1 if quick else 3)
     print_figures(figures)
     params = {"quick": quick, "stride": STRIDE, "choices": {name: asdict(value) for name, value in CHOICES.items()}}
     written = write_results(f"{NAME}_quick" if quick else NAME, figures, params, commit=commit, folder=results)
@@ -110,12 +123,18 @@ def measure_file(name: str, path: Path, model: ServedModel, rounds: int) -> dict
         choice: (lambda options=options: squares(path, sampling, options))  # type: ignore[misc]
         for choice, options in CHOICES.items()
     }
+    duration_s = probe(path).duration_s
+    figures: dict[str, float | None] = {
+        f"{name}_keyframe_index_speed": round(duration_s / _median_s(lambda: keyframe_times(path), rounds), 1),
+        f"{name}_keyframes_speed": round(
+            duration_s / _median_s(lambda: list(iterate_keyframes(path, sampling)), rounds), 1
+        ),
+    }
     works[REFERENCE] = lambda: reference_squares(path, sampling)
     seconds: dict[str, list[tuple[float, float]]] = {choice: [] for choice in works}
     for _ in range(rounds):
         for choice, work in works.items():
             seconds[choice].append(timed(work))
-    figures: dict[str, float | None] = {}
     for choice, work in works.items():
         wall_s, cpu_s = (statistics.median(values) for values in zip(*seconds[choice], strict=True))
         start = f"{name}_{choice}"
