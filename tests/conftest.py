@@ -8,8 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from tasks.shell import quiet_environment
+
+# The same examples in every run, however slow the machine: what turns red is then the change at hand. New examples are
+# drawn by `HYPOTHESIS_PROFILE=search make test`.
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.register_profile("search", deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 quiet_environment()
 os.environ.setdefault("OMP_NUM_THREADS", "2")
