@@ -9,12 +9,10 @@ from typing import Any
 
 import av
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from models.errors import ParamsError
 from models.files import read_json
-from models.spans import ScoreTrack
 from models.video import Sampling
 from tasks.ledger import Entry, Ledger, Recipe
 from tasks.library import LibraryOptions, make_job, options_of, score_library
@@ -23,6 +21,7 @@ from tasks.library_work import Batch, LibraryJob, OnEvent, score_group
 from tasks.scored_files import ModelIdentity
 from tasks.watchdog import Outcome
 from tasks.watchdog_child import score_job
+from tests.brightness import Brightness
 
 IDENTITY = ModelIdentity("tiny", "", "f00d")
 RATE, SECONDS = 8, 4
@@ -95,18 +94,10 @@ class Spec:
     merge_gap_s: float = 0.0
 
 
-class Brightness:
-    """A model that scores a frame by how bright it is."""
+class Served(Brightness):
+    """With a spec, as scoring asks for one."""
 
     spec: Any = Spec()
-
-    def embed(self, frames_NHWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        return frames_NHWC.mean(axis=(1, 2, 3), dtype=np.float32)[:, None] / 255
-
-    def score_track(
-        self, features_TD: npt.NDArray[np.float32], times_s: npt.NDArray[np.float64], duration_s: float
-    ) -> ScoreTrack:
-        return ScoreTrack(times_s, features_TD[:, 0], duration_s)
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +125,7 @@ def scored(
     said: list[dict[str, Any]] = []
     names = {"path": str(film), "name": "film.mp4", "video_id": "ab" * 8, "out": str(out)}
     model = {"name": "m", "version": "", "sha256": "f00d"}
-    outcome = score_job(Brightness(), {**names, "options": options, "model": model}, lambda m: said.append(dict(m)))
+    outcome = score_job(Served(), {**names, "options": options, "model": model}, lambda m: said.append(dict(m)))
     assert outcome.status == status
     return read_json(out / "film.spans.json"), said
 

@@ -14,26 +14,11 @@ from models.errors import VideoError
 from models.spans import ScoreTrack
 from models.video import Sampling, frames_of, probe
 from tasks.score_cascade import Looker, cascade_track, keyframe_track
+from tests.brightness import Brightness
 
 RATE, GOP, SECONDS = 10, 20, 40
 SAMPLING = Sampling(fps=2.0, image_size=32)
 BRIGHT = (13.0, 16.5)
-
-
-class Brightness:
-    """A model that scores a frame by how bright it is, and counts what it is shown."""
-
-    def __init__(self) -> None:
-        self.num_seen = 0
-
-    def embed(self, frames_NHWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        self.num_seen += len(frames_NHWC)
-        return frames_NHWC.mean(axis=(1, 2, 3), dtype=np.float32)[:, None] / 255
-
-    def score_track(
-        self, features_TD: npt.NDArray[np.float32], times_s: npt.NDArray[np.float64], duration_s: float
-    ) -> ScoreTrack:
-        return ScoreTrack(times_s, features_TD[:, 0], duration_s)
 
 
 @pytest.fixture(scope="module")
