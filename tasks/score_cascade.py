@@ -12,6 +12,7 @@ features of keyframes and of what was decoded are held until the end, 4 bytes a 
 import collections
 import contextlib
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -85,10 +86,15 @@ class Looker:
     on_features: OnFeatures | None = None
     on_picture: Callable[[float, Picture], None] | None = None
 
+    @functools.cached_property
+    def origin(self) -> Fraction:
+        """Presentation timestamp of the video's first displayed frame, seconds. Raises VideoError where none is."""
+        return origin_of(self.path)
+
     def keyframes(self) -> Samples:
         """Return times [K] and features [K, E] of the keyframes. Raises VideoError where none can be decoded."""
         readers = min(_MAX_READERS, usable_cores())
-        origin = origin_of(self.path)
+        origin = self.origin  # before the threads begin
         found = self._embedded(
             keyframe_pictures(self.path, self.sampling, self.options, origin=origin, share=(k, readers))
             for k in range(readers)
@@ -101,7 +107,7 @@ class Looker:
         """Return times and features of all samples."""
         return self._embedded([iterate_pictures(self.path, self.sampling, self.options)])
 
-    def parts(self, spans: Sequence[Span], origin: Fraction) -> Samples:
+    def parts(self, spans: Sequence[Span]) -> Samples:
         """Return times and features of the samples in `spans`, which may have none."""
         readers = max(1, min(_MAX_READERS, usable_cores(), len(spans)))
         alone = self.options if readers == 1 else dataclasses.replace(self.options, num_threads=1)
@@ -109,7 +115,7 @@ class Looker:
         def pictures(mine: Sequence[Span]) -> Pictures:
             for span in mine:
                 start_s, end_s = span.start_s, span.end_s
-                yield from pictures_between(self.path, self.sampling, start_s, end_s, alone, origin=origin)
+                yield from pictures_between(self.path, self.sampling, start_s, end_s, alone, origin=self.origin)
 
         return self._embedded(pictures(spans[k::readers]) for k in range(readers))
 
@@ -201,7 +207,6 @@ def cascade_track(
     stretches = split_at_keyframes(keyframes[0], looker.duration_s)
     close: Samples = (np.zeros(0), np.zeros((0, 0), np.float32))
     track = looker.filled(stretches, keyframes, close)
-    origin = origin_of(looker.path)
     for done in range(params.rounds):
         if on_fraction:
             on_fraction((done + 1) / (params.rounds + 1))
@@ -209,7 +214,7 @@ def cascade_track(
         if not len(chosen):
             break
         stretches = stretches.with_decoded(chosen)
-        close = _merged(close, looker.parts(joined(stretches, chosen), origin))
+        close = _merged(close, looker.parts(joined(stretches, chosen)))
         track = looker.filled(stretches, keyframes, close)
     return CascadeResult(track, num_keyframes, stretches.decoded_s, num_keyframes + len(close[0]))
 
