@@ -147,7 +147,8 @@ def test_cuts_are_told_while_the_video_runs_and_in_constant_memory() -> None:
             if i == 1000:
                 tracemalloc.reset_peak()
                 early = tracemalloc.get_traced_memory()[1]
-        assert tracemalloc.get_traced_memory()[1] < early + 200_000
+        # One picture kept of every ten would be 3.7 MB; threads that earlier tests left behind are traced too.
+        assert tracemalloc.get_traced_memory()[1] < early + 1_000_000
     finally:
         tracemalloc.stop()
     assert len(told) == 4_000 / 50 - 1

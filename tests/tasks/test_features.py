@@ -294,8 +294,7 @@ def test_a_kill_leaves_nothing_that_looks_finished(nano: TowerChoice, make_film,
 
 
 def test_memory_does_not_grow_with_the_video(tower: FeatureTower, make_film, tmp_path: Path) -> None:
-    def peak(num_frames: int) -> int:
-        film = make_film(tmp_path / f"{num_frames}.mp4", num_frames)
+    def peak(film: Path) -> int:
         tracemalloc.start()
         try:
             extract_to_file(tower, film, options(tmp_path, batch_size=8), tmp_path / "rows.npy")
@@ -303,9 +302,13 @@ def test_memory_does_not_grow_with_the_video(tower: FeatureTower, make_film, tmp
         finally:
             tracemalloc.stop()
 
-    peak(40)  # what is made once
+    def least_peak(num_frames: int) -> int:
+        film = make_film(tmp_path / f"{num_frames}.mp4", num_frames)
+        # Threads that earlier tests left behind are traced too: what the video costs is in every peak, they are not.
+        return min(peak(film) for _ in range(4))
+
     # 8 bytes a frame of times, twice for the array, and the packets' clocks; features alone would be 614,400 bytes.
-    assert peak(1240) - peak(40) < 120_000
+    assert least_peak(1240) - least_peak(40) < 120_000
 
 
 def test_an_onnx_tower_of_real_weights(clip: Path, shared: Path, tmp_path: Path) -> None:
