@@ -24,7 +24,14 @@ from tasks.library_work import Batch, Event, LibraryJob, OnEvent, work_on
 LOCAL, SLURM = "local", "slurm"
 _CONNECT_S = 30
 # A worker ends with its SLURM job's time; that its batch was begun before is then no sign of a bad batch.
-_CONFIG = {"distributed.scheduler.allowed-failures": 1000, "distributed.comm.timeouts.connect": f"{_CONNECT_S}s"}
+# Each file is minutes of a child's work: Dask's own watch over its workers' stacks and event loops, a hundred times a
+# second in every process, tells nothing of it and costs the children a tenth of a core.
+_CONFIG = {
+    "distributed.scheduler.allowed-failures": 1000,
+    "distributed.comm.timeouts.connect": f"{_CONNECT_S}s",
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "1s",
+}
 _ROOT = Path(__file__).resolve().parents[1]
 
 
