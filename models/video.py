@@ -176,7 +176,9 @@ def survey(path: Path) -> tuple[VideoInfo, str]:
         timing = _timing(np.array(pts, np.int64), np.array(durations, np.int64), num_read, first, stream)
         if timing.duration_s > MAX_DURATION_S:
             raise VideoError(f"{path.name}: timestamps span {timing.duration_s:.0f} s, above {MAX_DURATION_S:.0f} s")
-        missing = broken[0] if broken else _truncation(container, stream, num_read, timing)
+        missing = _truncation(container, stream, num_read, timing)
+        if broken:
+            missing = f"reading breaks after {timing.duration_s:.2f} s: {broken[0]}"
         width, height = displayed_size(first, stream, path)
         mean_fps = timing.num_frames / timing.duration_s
         info = VideoInfo(

@@ -12,11 +12,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
+
 from models.energy import Energy
 
 # CodeCarbon's names for processor figures that come from counters; every other mode is a model of load.
 _MEASURED_MODES = ("intel_power_gadget", "intel_rapl", "amd_rapl", "apple_powermetrics", "powermetrics")
 DEFAULT_COUNTRY = "KEN"
+_TICK_S = 0.01
+# psutil.cpu_times: waiting, what other virtual machines had, and what is already part of another figure.
+_NOT_BUSY = ("idle", "iowait", "steal", "guest", "guest_nice")
 
 
 @dataclass
@@ -42,30 +47,61 @@ def measure_energy(country: str | None = None) -> Iterator[EnergyMeter]:
         meter.energy = _energy_of(tracker, tracker.final_emissions_data, code)
 
 
+@dataclass(frozen=True)
+class ProcessorTimes:
+    """Processor time since processes and machine started.
+
+    own_s:  of this process and the children that it has waited for, s
+    busy_s: of all processes of the machine, s; all cores together
+    """
+
+    own_s: float
+    busy_s: float
+
+    @staticmethod
+    def now() -> "ProcessorTimes":
+        """Return the times at this moment, as the operating system counts them."""
+        own, machine = os.times(), psutil.cpu_times()._asdict()
+        busy_s = sum(value for name, value in machine.items() if name not in _NOT_BUSY)
+        return ProcessorTimes(own.user + own.system + own.children_user + own.children_system, busy_s)
+
+    def share_since(self, before: "ProcessorTimes") -> float:
+        """Return this process's part, above 0 to 1, of the machine's processor time since `before`.
+
+        The two are counted in ticks of their own (10 ms on Linux), so a short time says little.
+        """
+        own_s, busy_s = self.own_s - before.own_s, self.busy_s - before.busy_s
+        return min(1.0, max(own_s, _TICK_S) / max(busy_s, _TICK_S))
+
+
 class EnergyCounter:
     """Measures one piece of work after the other with one tracker; made by `energy_counter`."""
 
-    def __init__(self, tracker: Any, country: str) -> None:
-        self._tracker, self._country, self._num = tracker, country, 0
+    def __init__(self, tracker: Any, country: str, *, shared: bool) -> None:
+        self._tracker, self._country, self._shared, self._num = tracker, country, shared, 0
 
     @contextlib.contextmanager
     def count(self) -> Iterator[EnergyMeter]:
         """Measure the block, which holds no other block of this counter."""
         self._num += 1
-        name, meter = f"piece {self._num}", EnergyMeter()
+        name, meter, before = f"piece {self._num}", EnergyMeter(), ProcessorTimes.now()
         _whole(self._tracker.start_task, name)
         try:
             yield meter
         finally:
-            meter.energy = _energy_of(self._tracker, _whole(self._tracker.stop_task, name), self._country)
+            energy = _energy_of(self._tracker, _whole(self._tracker.stop_task, name), self._country)
+            meter.energy = energy.part(ProcessorTimes.now().share_since(before)) if self._shared else energy
 
 
 @contextlib.contextmanager
-def energy_counter(country: str | None = None) -> Iterator[EnergyCounter]:
-    """Yield a counter for a run of many pieces of work; `country` as in `measure_energy`."""
+def energy_counter(country: str | None = None, *, shared: bool = False) -> Iterator[EnergyCounter]:
+    """Yield a counter for a run of many pieces of work; `country` as in `measure_energy`.
+
+    shared: other processes are at like work on this machine: each piece counts its share (see `Energy.share`)
+    """
     tracker, code = _tracker(country)
     try:
-        yield EnergyCounter(tracker, code)
+        yield EnergyCounter(tracker, code, shared=shared)
     finally:
         _whole(tracker.stop)
 

@@ -234,7 +234,7 @@ def make_job(out: Path, model_folder: Path, identity: ModelIdentity, options: Li
         any_model=options.any_model,
         retry_quarantined=options.retry_quarantined,
         num_threads=options.num_threads or max(1, cores // options.workers),
-        measure_energy=options.workers == 1 and options.num_batches is None,
+        alone=options.workers == 1 and options.num_batches is None,
         lease_s=options.lease_s,
     )
 

@@ -41,8 +41,8 @@ class LibraryJob:
     any_model:         what another model, threshold or settings have scored before is done
     retry_quarantined: what was set aside is tried again
     num_threads:       of one child
-    measure_energy:    leave an energy file beside each result; for a child that has the machine to itself, since the
-                       energy of a machine cannot be told apart by processes
+    alone:             the child has its machine to itself, so that the machine's energy is its own, and not a share of
+                       it (`models.energy.Energy.share`)
     lease_s:           seconds without a heartbeat after which a claim of another machine counts for nothing
     """
 
@@ -55,7 +55,7 @@ class LibraryJob:
     any_model: bool = False
     retry_quarantined: bool = False
     num_threads: int = 1
-    measure_energy: bool = False
+    alone: bool = False
     lease_s: float = LEASE_S
 
     @property
@@ -241,7 +241,7 @@ def read_place(place: Place) -> PlaceRecord:
 def child_of(job: LibraryJob) -> WatchedChild:
     """Return a child that scores for `job`; it starts with its first video."""
     command = [sys.executable, "-m", "tasks.watchdog_child", job.model_folder, str(job.limits.memory_gib)]
-    command.append("energy" if job.measure_energy else "-")
+    command.append("alone" if job.alone else "shared")
     return WatchedChild(command, job.limits, {"OMP_NUM_THREADS": str(job.num_threads)})
 
 
@@ -272,7 +272,7 @@ def work_on(job: Mapping[str, Any], batch: Batch) -> list[LibraryRow]:
     job: as `LibraryJob.to_json` gives it
     """
     made = LibraryJob.from_json(job)
-    kind = (made.model_folder, made.identity.sha256, made.limits, made.num_threads, made.measure_energy)
+    kind = (made.model_folder, made.identity.sha256, made.limits, made.num_threads, made.alone)
     if getattr(_kept, "kind", None) != kind:
         forget_child()
         _kept.kind, _kept.child = kind, child_of(made)

@@ -70,6 +70,8 @@ __all__ = [
 ]
 Outcome = Literal["", "scored", "kept", "rejected"]
 ItemT = TypeVar("ItemT")
+# A break this near to the end of what a truncated file holds is its truncation, seconds.
+_LAST_S = 1.0
 
 
 class ScoringSpec(SpanRules, Protocol):
@@ -144,7 +146,9 @@ def score_video_file(
         track, partial = closer.track, missing
     else:
         track, broken = _look_in_order(looker, seen, on_fraction, allow_partial=allow_partial)
-        partial = broken or missing
+        # Whether a decoder stumbles over the end of a truncated file depends on its threads; that it is truncated, not.
+        at_its_end = track.duration_s > info.duration_s - _LAST_S
+        partial = (missing or broken) if at_its_end else (broken or missing)
         closer = CascadeResult(track, 0, track.duration_s, len(track.times_s), fell_back) if fell_back else None
     tell = None if on_fraction is None else functools.partial(on_fraction, 1.0)
     found = seen.finder.finish(track, path, on_stretch=tell, allow_breaks=allow_partial)

@@ -1,9 +1,9 @@
 """The process that `tasks.watchdog` watches: loads a model once, then scores one video after the other.
 
-`python -m tasks.watchdog_child MODEL_FOLDER MEMORY_GIB energy|-` is started by `tasks.library` and by nobody else. Its
-standard output is the line to its parent; what libraries print goes to standard error. It ends with its parent, and by
-itself after `IDLE_S` without a job. Knows one job at a time; limits on time and memory are its parent's, except for a
-limit on address space that makes the kernel refuse memory instead of giving it to a runaway (setrlimit(2), RLIMIT_AS).
+`python -m tasks.watchdog_child MODEL_FOLDER MEMORY_GIB alone|shared` is started by `tasks.library` and by nobody else.
+Its standard output is the line to its parent; what libraries print goes to standard error. It ends with its parent, and
+by itself after `IDLE_S` without a job. Knows one job at a time; limits on time and memory are its parent's, except for
+a limit on address space that makes the kernel refuse memory and not give it to a runaway (setrlimit(2), RLIMIT_AS).
 """
 
 import contextlib
@@ -74,7 +74,7 @@ def serve(load: Callable[[], Work], memory_gib: float) -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Shell: serve the model in a folder."""
-    folder, memory_gib, energy = Path(argv[0]), float(argv[1]), argv[2] == "energy"
+    folder, memory_gib, shared = Path(argv[0]), float(argv[1]), argv[2] == "shared"
     with contextlib.ExitStack() as stack:
 
         def load() -> Work:
@@ -82,13 +82,13 @@ def main(argv: Sequence[str]) -> None:
             from tasks.energy import energy_counter
 
             model = load_scorer(folder)
-            counter = stack.enter_context(energy_counter()) if energy else None
+            counter = stack.enter_context(energy_counter(shared=shared))
             return lambda job, say: score_job(model, job, say, counter)
 
         serve(load, memory_gib)
 
 
-def score_job(model: "Scorer", job: Mapping[str, Any], say: Say, counter: "EnergyCounter | None" = None) -> Outcome:
+def score_job(model: "Scorer", job: Mapping[str, Any], say: Say, counter: "EnergyCounter") -> Outcome:
     """Score one video into a folder, up to where it can be read.
 
     job: path, name, video_id, out (folder), options (of `tasks.score_settings.settings_of`) and model (ModelIdentity as
@@ -96,7 +96,6 @@ def score_job(model: "Scorer", job: Mapping[str, Any], say: Say, counter: "Energ
     Raises VideoError where nothing can be read, ParamsError where options and model contradict.
     """
     from models.video import probe
-    from tasks.energy import EnergyMeter
     from tasks.score import ModelIdentity, score_video_file
     from tasks.score_settings import settings_of
     from tasks.scored_files import output_stem, write_video
@@ -110,7 +109,7 @@ def score_job(model: "Scorer", job: Mapping[str, Any], say: Say, counter: "Energ
         done = fraction
         say({"fraction": done})
 
-    with counter.count() if counter else contextlib.nullcontext(EnergyMeter()) as meter:
+    with counter.count() as meter:
         video = score_video_file(
             model,
             path,

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from models.files import hash_file
+from models.files import hash_file, read_json
 from tasks.ledger import Ledger
 from tasks.library import LibraryOptions, LibraryReport, score_library
 from tasks.library_dask import LOCAL, dask_client, dask_scheduler, run_on
@@ -42,10 +42,16 @@ def results(out: Path) -> dict[str, str]:
     return {path.relative_to(out).as_posix(): hash_file(path) for path in files}
 
 
+def energies(out: Path) -> list[dict[str, Any]]:
+    """Return the energy of every result."""
+    return [read_json(path)["energy"] for path in out.glob("entries/*/*/*.energy.json")]
+
+
 def test_everything_odd_ends_as_scored_partial_or_quarantined(tmp_path: Path, shared: Path, model: Path) -> None:
     odd = sorted((shared / "data" / "odd_media").iterdir())
     start_s = time.monotonic()
-    report = score_here(odd, tmp_path, model, functools.partial(run_local, workers=2), limits=Limits(memory_gib=2.0))
+    two = functools.partial(run_local, workers=2)
+    report = score_here(odd, tmp_path, model, two, workers=2, limits=Limits(memory_gib=2.0))
     assert time.monotonic() - start_s < 400
     assert len(report.rows) == len(odd) == 87
     counts = {status: sum(row.status == status for row in report.rows) for status in ("scored", "partial")}
@@ -55,6 +61,8 @@ def test_everything_odd_ends_as_scored_partial_or_quarantined(tmp_path: Path, sh
     assert all(row.status in ("partial", "quarantined") and row.reason for row in bad), bad
     assert not [row for row in bad if "the process" in row.reason], bad  # none crashes this build of the decoder
     assert {row.name for row in report.rows if row.name.startswith("-")} == {"-video-with-dash-.mp4"}
+    assert len(energies(tmp_path)) == len({row.key for row in report.rows if row.status != "quarantined"})
+    assert all(0 < energy["share"] <= 1 for energy in energies(tmp_path))
 
 
 # How many entries there are when a run is killed: none while the model loads, then some of seven.
@@ -101,3 +109,6 @@ def test_dask_workers_score_the_same_bytes(tmp_path: Path, shared: Path, model: 
         report = score_here(footage, tmp_path / "dask", model, run_on(client), num_batches=2)
     assert [row.status for row in report.rows] == ["scored", "scored", "quarantined"]
     assert results(tmp_path / "dask") == results(tmp_path / "local")
+    assert [energy["share"] for energy in energies(tmp_path / "local")] == [1, 1]
+    assert all(0 < energy["share"] < 1 and energy["kwh"] > 0 for energy in energies(tmp_path / "dask"))
+    assert len(energies(tmp_path / "dask")) == 2

@@ -14,6 +14,7 @@ import pytest
 from models.errors import ParamsError
 from models.files import read_json
 from models.video import Sampling
+from tasks.energy import energy_counter
 from tasks.ledger import Entry, Ledger, Recipe
 from tasks.library import LibraryOptions, make_job, options_of, score_library
 from tasks.library_listing import list_library
@@ -125,7 +126,9 @@ def scored(
     said: list[dict[str, Any]] = []
     names = {"path": str(film), "name": "film.mp4", "video_id": "ab" * 8, "out": str(out)}
     model = {"name": "m", "version": "", "sha256": "f00d"}
-    outcome = score_job(Served(), {**names, "options": options, "model": model}, lambda m: said.append(dict(m)))
+    job = {**names, "options": options, "model": model}
+    with energy_counter() as counter:
+        outcome = score_job(Served(), job, lambda m: said.append(dict(m)), counter)
     assert outcome.status == status
     return read_json(out / "film.spans.json"), said
 

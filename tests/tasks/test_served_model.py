@@ -260,7 +260,7 @@ def _check_settings(url: str, film: Path, broken: Path) -> None:
     rows = [{"video": str(film)}, {"video": str(broken)}]
     whole, half = _post(url, {"dataframe_records": rows, "params": {"scores": True}})["predictions"]
     assert whole["partial"] == ""
-    assert half["partial"].startswith(("decoding breaks after", "truncated: its header declares"))
+    assert half["partial"].startswith("truncated: its header declares")
     assert (whole["settings"], whole["looked"], len(whole["scores"]["score"])) == ({}, None, 64)
     middle = {"threshold": float(np.median(whole["scores"]["score"])), "min_length": 0, "merge_gap": 0}
     asked = [

@@ -196,7 +196,7 @@ def test_a_slow_download_does_not_hold_up_the_others(model: ServedModel, clips: 
 def test_a_video_that_breaks_off_is_scored_up_to_there_and_says_so(score, film: Path) -> None:
     whole, half = score(str(film)), score(None, film.read_bytes()[: film.stat().st_size // 2])
     assert (whole["partial"], half["error"]) == ("", None)
-    assert half["partial"].startswith(("decoding breaks after 7.", "truncated: its header declares"))
+    assert half["partial"].startswith("truncated: its header declares")
     assert 6 < half["duration_s"] < 10
     assert half["scores"]["score"] == whole["scores"]["score"][: len(half["scores"]["score"])]
 
