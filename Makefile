@@ -1,6 +1,8 @@
 # The two commands: `make run` and `make test`. Everything lives in .venv and build/; nothing else is touched.
 PYTHON ?= python3.11
 BIN := .venv/bin
+# Files of tests run side by side; 0 for one after the other in one process.
+TEST_PROCESSES ?= 2
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export OMP_WAIT_POLICY := PASSIVE
 UNSEEN := data/unseen/north-fence 1.mp4
@@ -13,7 +15,7 @@ run: setup data
 	herdlight summary
 
 test: .venv/test-ready data
-	python -m pytest
+	python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 setup: .venv/ready
 

@@ -16,6 +16,7 @@ from models.errors import DataError, ShapeError, TooManyRejected
 from models.files import replacing, write_json
 from models.importance import Importance, importance_of, list_scores
 from models.spans import Span
+from models.video import VideoInfo
 
 SPLITS = ("train", "val", "test")
 
@@ -29,9 +30,9 @@ class Caption:
     text: str
 
 
-@dataclass(frozen=True)
-class VideoRow:
-    """One video of the data set.
+@dataclass(frozen=True, kw_only=True)
+class VideoRow(VideoInfo):
+    """One video of the data set: what its file is, and what is known of it.
 
     video_id:     first 16 hexadecimal digits of the SHA-256 of its content
     path:         relative to data/videos, with forward slashes
@@ -43,8 +44,6 @@ class VideoRow:
     captions:     words for stretches of it
     segments:     its true highlights, in order, inside [0, duration_s]
     importance:   how important people found each of its shots; None where nobody was asked
-    duration_s, start_pts_s, num_frames, mean_fps, nominal_fps, is_vfr, width, height, rotation_deg, codec, pix_fmt,
-    container, has_audio, num_bytes: as in models.video.VideoInfo
     """
 
     video_id: str
@@ -56,20 +55,6 @@ class VideoRow:
     caption: str
     captions: tuple[Caption, ...]
     segments: tuple[Span, ...]
-    duration_s: float
-    start_pts_s: float
-    num_frames: int
-    mean_fps: float
-    nominal_fps: float
-    is_vfr: bool
-    width: int
-    height: int
-    rotation_deg: int
-    codec: str
-    pix_fmt: str
-    container: str
-    has_audio: bool
-    num_bytes: int
     importance: Importance | None = None
 
     @property
@@ -95,7 +80,10 @@ _CAPTION = pa.struct([("start_s", pa.float64()), ("end_s", pa.float64()), ("text
 _TYPES: dict[Any, pa.DataType] = {str: pa.string(), float: pa.float64(), int: pa.int64(), bool: pa.bool_()}
 _IMPORTANCE = pa.struct([("shot_s", pa.float64()), ("scores", pa.list_(pa.list_(pa.float64())))])
 _NESTED = {"captions": pa.list_(_CAPTION), "segments": pa.list_(_SEGMENT), "importance": _IMPORTANCE}
-_SCHEMA = pa.schema([(field.name, _NESTED.get(field.name, _TYPES.get(field.type))) for field in fields(VideoRow)])
+_OF_FILE = {field.name for field in fields(VideoInfo)}
+# What is known of a video, what its file is, importance: a stable sort.
+_COLUMNS = sorted(fields(VideoRow), key=lambda field: (field.name == "importance", field.name in _OF_FILE))
+_SCHEMA = pa.schema([(field.name, _NESTED.get(field.name, _TYPES.get(field.type))) for field in _COLUMNS])
 
 
 def to_table(rows: Iterable[VideoRow]) -> pa.Table:

@@ -58,6 +58,11 @@ class Recipe:
         return {name: value for name, value in asdict(self).items() if name != "settings" or value}
 
     @property
+    def asked(self) -> dict[str, Any]:
+        """Threshold and settings where they are asked for."""
+        return {**({} if self.threshold is None else {"threshold": self.threshold}), **self.settings}
+
+    @property
     def digest(self) -> str:
         """First hexadecimal digits of a SHA-256 over all of it."""
         text = json.dumps(self.to_json(), sort_keys=True)

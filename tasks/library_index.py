@@ -1,8 +1,8 @@
 """The table over a ledger: one row for each entry, with every place where its content is.
 
-    index.parquet   for programs: one row for each entry
-    index.json      the same for people and scripts, with the settings of rows that are no plain run's, and what could
-                    not be read in the latest run
+    index.parquet   for programs: one row for each entry; `settings` is JSON, {} for a plain run
+    index.json      the same for people and scripts, with the settings of rows that are no plain run's alone, and what
+                    could not be read in the latest run
 
 Both are derived: they are made anew from the ledger at the end of every run, and may be deleted. Knows those two files;
 knows nothing of scoring.
@@ -31,6 +31,7 @@ _SCHEMA = pa.schema(
         ("num_spans", pa.int64()),
         ("highlight_s", pa.float64()),
         ("places", pa.list_(pa.string())),
+        ("settings", pa.string()),
     ]
 )
 
@@ -43,6 +44,7 @@ def build_index(ledger: Ledger) -> list[dict[str, Any]]:
     rows = []
     for entry in ledger.entries():
         folder = ledger.entry_folder(entry.key).relative_to(ledger.folder).as_posix()
+        asked = entry.recipe.asked
         rows.append(
             {
                 "key": entry.key,
@@ -57,7 +59,7 @@ def build_index(ledger: Ledger) -> list[dict[str, Any]]:
                 "num_spans": entry.num_spans,
                 "highlight_s": entry.highlight_s,
                 "places": places[entry.content_sha256],
-                **({"settings": entry.recipe.settings} if entry.recipe.settings else {}),
+                **({"settings": asked} if asked else {}),
             }
         )
     return sorted(rows, key=lambda row: (row["video"], row["key"]))
@@ -73,7 +75,8 @@ def write_index(ledger: Ledger, unreadable: Sequence[UnreadablePlace]) -> list[d
     if _same(ledger.folder / INDEX_JSON, content) and (ledger.folder / INDEX_PARQUET).is_file():
         return rows
     with ledger.replacing(ledger.folder / INDEX_PARQUET) as temporary:
-        pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), temporary)
+        texts = [{**row, "settings": json.dumps(row.get("settings", {}), sort_keys=True)} for row in rows]
+        pq.write_table(pa.Table.from_pylist(texts, _SCHEMA), temporary)
     with ledger.replacing(ledger.folder / INDEX_JSON) as temporary:
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return rows

@@ -26,6 +26,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell starts what run
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the file that takes longest first, so that no process waits for it at the end."""
+    items.sort(key=lambda item: item.path.name != "test_whole_dag.py")
+
+
 @pytest.fixture(autouse=True)
 def no_pickle_loading(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make every way of loading a pickle that a model or an array could take an error."""

@@ -84,6 +84,6 @@ def test_a_library_is_scored_as_asked_and_kept_for_the_same_settings(served_fold
         assert told in done.output
     (row,) = read_json(Path("out/index.json"))["videos"]
     results = Path("out") / row["results"]
-    assert row["settings"] == {"top": 0, "fps": 8.0}
+    assert row["settings"] == {"threshold": 0.0, "top": 0, "fps": 8.0}
     assert read_json(Path(f"{results}.spans.json"))["spans"] == []
     assert pq.read_table(f"{results}.scores.parquet").num_rows == 16

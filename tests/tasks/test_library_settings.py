@@ -9,6 +9,7 @@ from typing import Any
 
 import av
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from models.errors import ParamsError
@@ -73,8 +74,11 @@ def test_a_library_is_scored_once_for_each_settings_and_the_index_tells_them_apa
         return score_library(listing, tmp_path / "out", lambda: (tmp_path, IDENTITY), run, options).counts()
 
     assert [once(top=3)["scored"], once(top=3)["kept"], once(any_model=True)["kept"], once()["scored"]] == [1] * 4
+    assert once(threshold=0.5)["scored"] == 1
     rows = read_json(tmp_path / "out" / "index.json")["videos"]
-    assert sorted(str(row.get("settings")) for row in rows) == ["None", "{'top': 3}"]
+    assert sorted(str(row.get("settings")) for row in rows) == ["None", "{'threshold': 0.5}", "{'top': 3}"]
+    texts = pq.read_table(tmp_path / "out" / "index.parquet")["settings"].to_pylist()
+    assert [json.loads(text) for text in texts] == [row.get("settings", {}) for row in rows]
 
 
 @pytest.mark.parametrize("settings", [{"tops": 3}, {"fps": -1}, {"mode": "keyframes", "fps": 2}, {"hold": 2}])
