@@ -77,13 +77,21 @@ class Registry:
         return max((_version(entry) for entry in found), key=lambda entry: int(entry.version), default=None)
 
     def register(
-        self, run_id: str, folder: Path, model_hash: str, evidence: Mapping[str, Path], tags: Mapping[str, str]
+        self,
+        run_id: str,
+        folder: Path,
+        model_hash: str,
+        evidence: Mapping[str, Path],
+        tags: Mapping[str, str],
+        description: str = "",
     ) -> ModelVersion:
         """Return the version of the served model in `folder`, made now unless one with the same hash is there.
 
-        run_id:   run that the model belongs to
-        evidence: further files that the version must carry by itself, name to path
-        tags:     of the version; those of a version that was there are brought up to date
+        run_id:      run that the model belongs to
+        evidence:    further files that the version must carry by itself, name to path
+        tags:        of the version
+        description: for people, Markdown
+        Tags and description of a version that was there are brought up to date.
 
         The tags are written together with the version, so that no version is ever without its hash.
         Raises ModelError when `folder` holds no served model.
@@ -94,10 +102,12 @@ class Registry:
             )
         version = self.find(model_hash)
         if version is None:
-            return self._create(run_id, folder, evidence, {**tags, HASH_TAG: model_hash})
+            return self._create(run_id, folder, evidence, {**tags, HASH_TAG: model_hash}, description)
         with reachable(self.settings.tracking_uri):
             for key, value in tags.items():
                 self.client.set_model_version_tag(version.name, version.version, key, value)
+            if description:
+                self.client.update_model_version(version.name, version.version, description)
         return version
 
     def alias(self, alias: str) -> ModelVersion | None:
@@ -144,7 +154,9 @@ class Registry:
         with reachable(self.settings.tracking_uri):
             self.client.set_registered_model_alias(self.settings.model_name, alias, version)
 
-    def _create(self, run_id: str, folder: Path, evidence: Mapping[str, Path], tags: Mapping[str, str]) -> ModelVersion:
+    def _create(
+        self, run_id: str, folder: Path, evidence: Mapping[str, Path], tags: Mapping[str, str], description: str
+    ) -> ModelVersion:
         uri, name = self.settings.tracking_uri, self.settings.model_name
         self._ensure_model(name)
         with fluent(uri), reachable(uri), mlflow.start_run(run_id=run_id, log_system_metrics=False):
@@ -157,7 +169,12 @@ class Registry:
                 pip_requirements=_pip_requirements(_REQUIREMENTS),
             )
             created = self.client.create_model_version(
-                name, source=logged.model_uri, run_id=run_id, tags=dict(tags), model_id=logged.model_id
+                name,
+                source=logged.model_uri,
+                run_id=run_id,
+                tags=dict(tags),
+                description=description,
+                model_id=logged.model_id,
             )
         return _version(created)
 

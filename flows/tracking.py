@@ -195,10 +195,10 @@ def _provenance(root: Path) -> dict[str, str]:
 
 
 def describe_verdict(verdict: Verdict) -> str:
-    """Return the verdict as Markdown, a line for each rule: what MLflow shows as a run's description."""
+    """Return the verdict as Markdown, a line for each rule: the description of run and version in MLflow."""
     head = "**Promoted**" if verdict.promoted else "**Refused**"
     lines = [f"- {'passed' if line.passed else '**failed**'}: {line.text}" for line in verdict.lines]
-    return "\n".join([f"{head}. The report is among the artifacts.", "", *lines])
+    return "\n".join([f"{head}. The report is among the artifacts of its run.", "", *lines])
 
 
 def git_commit(root: Path) -> str:

@@ -27,7 +27,7 @@ from flows.settings import Settings
 from flows.stage_files import StageRecord, add_totals, data_hash, read_params_file, read_stage
 from flows.states import failing_in_one_line
 from flows.summary import RunSummary, read_evaluation, show, summary_path
-from flows.tracking import Tracker, git_commit, parent_run
+from flows.tracking import Tracker, describe_verdict, git_commit, parent_run
 from models.errors import GateRefused
 from models.evaluation import SERVED
 from models.files import read_json, write_json
@@ -129,6 +129,7 @@ def register_candidate(settings: Settings, run_id: str, verdict: Verdict) -> Mod
             _model_hash(settings),
             evidence,
             _version_tags(settings, verdict),
+            describe_verdict(verdict),
         )
     get_run_logger().info("registered as %s", version.uri)
     return version

@@ -147,16 +147,19 @@ def test_registering_at_every_crash(registry: Registry, repository: TinyReposito
         run_id = registry.client.create_run(experiment).info.run_id
         crashing = Registry(CrashingClient(registry.client, fail_at), registry.settings)  # type: ignore[arg-type]
         try:
-            version = crashing.register(run_id, folder, "hash", {"evaluation": evidence}, {"f1": "0.7"})
+            version = crashing.register(run_id, folder, "hash", {"evaluation": evidence}, {"f1": "0.7"}, "good")
         except CrashError:
             assert registry.find("hash") is None
             continue
         break
     assert fail_at == 2  # two writes: the model, the version with its tags
     assert version.version == "1"
-    again = registry.register(run_id, folder, "hash", {}, {"f1": "0.8"})
+    (found,) = registry.client.search_model_versions("name = 'herdlight'")
+    assert found.description == "good"
+    again = registry.register(run_id, folder, "hash", {}, {"f1": "0.8"}, "better")
     assert again == version
     (found,) = registry.client.search_model_versions("name = 'herdlight'")
+    assert found.description == "better"
     assert (str(found.version), found.tags) == ("1", {"f1": "0.8", HASH_TAG: "hash"})
 
 

@@ -121,6 +121,7 @@ def test_a_run_a_cached_run_and_a_refusal(repository: TinyRepository, capfd: pyt
     assert parent.data.metrics["energy_embodied_kwh"] == parent.data.metrics["energy_spent_kwh"] == EMBODIED_KWH
     assert {"verdict.json", "evaluation.json", "dvc.lock"} <= _artifacts(client, first.run_id)
     version = client.get_model_version("herdlight", "1")
+    assert version.description == parent.data.tags["mlflow.note.content"]
     assert (version.tags["f1"], version.tags["verdict"], version.run_id) == ("1.0000", "promoted", first.run_id)
 
     state = train(**repository.flow_arguments, return_state=True)
