@@ -2,8 +2,11 @@
 
 from dataclasses import replace
 
+import torch
+
 from models.encoder import EncoderSpec
 from models.highlighter import HighlighterSpec
+from models.tower import Tower
 from models.video import Sampling
 
 SIDE, DIM = 32, 24
@@ -27,3 +30,14 @@ TINY = HighlighterSpec(
     threshold=0.4,
 )
 TINY_WITHOUT_TIME = replace(TINY, temporal="none")
+
+
+def tower_with_biases(spec: EncoderSpec) -> Tower:
+    """Return a seeded tower whose biases are not 0, as open_clip starts them: an engine that drops them would pass."""
+    torch.manual_seed(1)
+    tower = Tower(spec, 1).eval()
+    with torch.no_grad():
+        for name, weight in tower.named_parameters():
+            if name.endswith("bias"):
+                weight.normal_(std=0.5)
+    return tower

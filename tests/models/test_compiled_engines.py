@@ -16,7 +16,7 @@ from models.encoder import EncoderSpec
 from models.engines import build_engine, load_engine, reference_engine
 from models.errors import EngineError, EngineNotPossible
 from models.tower import Tower
-from tests.tiny_model import SIDE, TINY
+from tests.tiny_model import SIDE, TINY, tower_with_biases
 
 ROOT = Path(__file__).resolve().parents[2]
 VISION = {"image_size": SIDE, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}
@@ -30,13 +30,7 @@ def make_tower() -> Tower:
 
 @pytest.fixture(scope="module")
 def tower() -> Tower:
-    torch.manual_seed(1)
-    tower = make_tower()
-    with torch.no_grad():
-        for name, weight in tower.named_parameters():
-            if name.endswith("bias"):
-                weight.normal_(std=0.5)
-    return tower
+    return tower_with_biases(SPEC)
 
 
 @pytest.fixture(scope="module")

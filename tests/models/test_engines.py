@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,19 +30,10 @@ from models.engines import (
 )
 from models.errors import EngineError, MissingExtra, ShapeError
 from models.tower import Tower
+from tests.tiny_model import DIM, SIDE, TINY, tower_with_biases
 
-SIDE, DIM = 32, 24
-SPEC = EncoderSpec(
-    name="tiny",
-    pretrained=None,
-    model_config={
-        "embed_dim": DIM,
-        "vision_cfg": {"image_size": SIDE, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16},
-    },
-    image_size=SIDE,
-    mean=(0.48, 0.46, 0.41),
-    std=(0.27, 0.26, 0.28),
-)
+VISION = {"image_size": SIDE, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16}
+SPEC: EncoderSpec = replace(TINY.encoder, model_config={"embed_dim": DIM, "vision_cfg": VISION})
 ROOT = Path(__file__).resolve().parents[2]
 # Engines that compile machine code have a file of their own, those for NVIDIA GPUs run on none of the tests' machines.
 ELSEWHERE = ("torch-compile", "aot", "tensorrt", "tensorrt-int8", "tensorrt-fp8")
@@ -58,13 +50,7 @@ def make_tower() -> Tower:
 
 @pytest.fixture(scope="module")
 def tower() -> Tower:
-    torch.manual_seed(1)
-    tower = make_tower()
-    with torch.no_grad():
-        for name, weight in tower.named_parameters():
-            if name.endswith("bias"):
-                weight.normal_(std=0.5)  # open_clip starts them at 0, and an engine that drops them would pass
-    return tower
+    return tower_with_biases(SPEC)
 
 
 @pytest.fixture(scope="module")
