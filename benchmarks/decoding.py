@@ -82,7 +82,7 @@ def compare(found: Squares, reference: Squares, model: ServedModel) -> dict[str,
     return {"pixel_mean_abs": round(pixels, 4), "feature_distance": round(max(distance, 0.0), 7)}
 
 
-def timed(work: Callable[[], Squares]) -> tuple[float, float]:
+def timed(work: Callable[[], object]) -> tuple[float, float]:
     """Return seconds by the clock and of processor time that `work` takes."""
     before, started = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
     work()
@@ -91,12 +91,7 @@ def timed(work: Callable[[], Squares]) -> tuple[float, float]:
 
 
 def _median_s(work: Callable[[], object], rounds: int) -> float:
-    seconds = []
-    for _ in range(rounds):
-        started = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds)
+    return statistics.median(timed(work)[0] for _ in range(rounds))
 
 
 def measure(*, quick: bool, results: Path = RESULTS) -> dict[str, float | None]:

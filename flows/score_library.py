@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
@@ -32,6 +31,7 @@ from tasks.library_listing import Listing, list_library
 from tasks.library_work import Batch, LibraryJob, LibraryRow, OnEvent, run_local, work_on
 from tasks.mlflow_store import CHAMPION_URI
 from tasks.model_uri import resolve
+from tasks.profiles import read_value
 from tasks.scored_files import ModelIdentity
 from tasks.shell import one_line_errors, quiet_environment, terminate_as_interrupt
 
@@ -175,10 +175,7 @@ def _setting_of(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not name or not equals:
         raise ParamsError(f"--set {text!r}: must be KEY=VALUE, for example top=3")
-    try:
-        return name.strip(), yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ParamsError(f"--set {text!r}: value is not YAML: {' '.join(str(error).split())}") from None
+    return name.strip(), read_value(text, value)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

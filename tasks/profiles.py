@@ -75,8 +75,13 @@ def parse_setting(setting: str) -> tuple[tuple[str, ...], Any]:
     keys = tuple(part.strip() for part in name.split("."))
     if not equals or len(keys) < 2 or not all(keys):
         raise ParamsError(f"--set {setting!r}: must be section.key=value, for example train.epochs=6")
+    return keys, read_value(setting, text)
+
+
+def read_value(setting: str, text: str) -> Any:
+    """Return `text`, the value in `--set setting`, read as YAML. Raises ParamsError where it is none."""
     try:
-        return keys, yaml.safe_load(text)
+        return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ParamsError(f"--set {setting!r}: value is not YAML: {' '.join(str(error).split())}") from None
 

@@ -121,8 +121,7 @@ class Looker:
 
     def scored(self, times_s: Seconds, features: Features) -> ScoreTrack:
         """Return the scores of samples in order of time."""
-        end_s = max(self.duration_s, float(times_s[-1]) + GRID_TOLERANCE_S)
-        return self.model.score_track(features, times_s, end_s)
+        return self.model.score_track(features, times_s, self._end_of(times_s))
 
     def filled(self, stretches: Stretches, keyframes: Samples, close: Samples) -> ScoreTrack:
         """Return the scores of all that is known: of `close`, and of stand-ins where nothing was decoded."""
@@ -138,7 +137,11 @@ class Looker:
             features[mine] = close[1][part[mine]] if len(close[0]) else 0
             features[~mine] = keyframes[1][nearest[part[~mine] - len(close[0])]]
             track.add(features, times_s[at : at + _PORTION])
-        return track.finish(max(self.duration_s, float(times_s[-1]) + GRID_TOLERANCE_S))
+        return track.finish(self._end_of(times_s))
+
+    def _end_of(self, times_s: Seconds) -> float:
+        """Return the video's length, seconds; a little past the last of its samples where that is later."""
+        return max(self.duration_s, float(times_s[-1]) + GRID_TOLERANCE_S)
 
     def _embedded(self, readers: Iterable[Pictures]) -> Samples:
         """Return times and features of all that `readers` give, in order of time; each decodes in a thread of its own.

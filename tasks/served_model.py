@@ -24,8 +24,7 @@ Every row has every key, so that the rows of any request make one table:
 Params that are out of their range are a bad request (HTTP 400) with one line in `error` beside MLflow's own `message`.
 A value of another type, "top": "three", MLflow refuses itself before this file sees it, with 400 too. A name that the
 signature does not have it drops with a warning in the server's log, and no model can tell: `threshold` and `settings`
-show what was understood. Called without MLflow in
-between, `predict` refuses such a name.
+show what was understood. Called without MLflow in between, `predict` refuses such a name.
 """
 
 from pathlib import Path

@@ -138,19 +138,24 @@ def test_features_have_cuts_too_and_their_length_means_nothing() -> None:
 
 
 def test_cuts_are_told_while_the_video_runs_and_in_constant_memory() -> None:
-    detector, told = ShotDetector(), []
     pictures = [np.full((64, 64, 3), 230 * (k % 2), np.uint8) for k in range(2)]
-    tracemalloc.start()
-    try:
-        for i in range(4_000):
-            told += [(i, cut) for cut in detector.add(i / 25, pictures[i // 50 % 2])]
-            if i == 1000:
-                tracemalloc.reset_peak()
-                early = tracemalloc.get_traced_memory()[1]
-        # One picture kept of every ten would be 3.7 MB; threads that earlier tests left behind are traced too.
-        assert tracemalloc.get_traced_memory()[1] < early + 1_000_000
-    finally:
-        tracemalloc.stop()
+
+    def detect() -> tuple[int, list[tuple[int, float]]]:
+        """Return by how many bytes memory grows after 40 s, and which cut was told at which picture."""
+        detector, told = ShotDetector(), []
+        tracemalloc.start()
+        try:
+            for i in range(4_000):
+                told += [(i, cut) for cut in detector.add(i / 25, pictures[i // 50 % 2])]
+                if i == 1000:
+                    tracemalloc.reset_peak()
+                    early = tracemalloc.get_traced_memory()[1]
+            return tracemalloc.get_traced_memory()[1] - early, told
+        finally:
+            tracemalloc.stop()
+
+    growths, (told, *_) = zip(*(detect() for _ in range(3)), strict=True)
+    assert min(growths) < 200_000  # threads that earlier tests left behind are traced too, but not in every run
     assert len(told) == 4_000 / 50 - 1
     assert all(i / 25 - cut < 1.0 for i, cut in told)
 
