@@ -173,15 +173,17 @@ class Ledger:
 
     def entry(self, key: str) -> Entry | None:
         """Return the entry of `key`, None where there is none; a damaged one is set aside, so that it is made again."""
-        folder = self.entry_folder(key)
-        try:
-            return Entry.from_json(_read(folder / ENTRY_FILE))
-        except FileNotFoundError:
-            if not folder.is_dir():
-                return None
-            reason = f"no {ENTRY_FILE}"
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            reason = f"{type(error).__name__}: {error}"
+        folder, reason = self.entry_folder(key), f"no {ENTRY_FILE}"
+        for _ in range(
+            2
+        ):  # folders are published whole: in one that came after the first look, the second finds it
+            try:
+                return Entry.from_json(_read(folder / ENTRY_FILE))
+            except FileNotFoundError:
+                if not folder.is_dir():
+                    return None
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                reason = f"{type(error).__name__}: {error}"
         _log.warning("%s: damaged (%s); set aside, it is scored again", folder, reason)
         self.withdraw(key)
         return None

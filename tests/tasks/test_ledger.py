@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import tasks.ledger
 from models.files import hash_file
 from tasks.ledger import Entry, Ledger, Recipe
 from tasks.library_listing import list_library
@@ -221,6 +222,22 @@ def test_a_damaged_entry_is_set_aside_and_made_again(
     assert "damaged" in caplog.text
     assert commit(ledger, "y")
     assert ledger.entry(entry().key) == entry()
+
+
+def test_an_entry_that_is_published_while_it_is_looked_for_is_not_taken_for_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ledger, read = Ledger(tmp_path), tasks.ledger._read
+
+    def too_early(path: Path) -> object:
+        monkeypatch.setattr(tasks.ledger, "_read", read)
+        assert commit(Ledger(tmp_path), "by another run")
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(tasks.ledger, "_read", too_early)
+    assert ledger.entry(entry().key) == entry()
+    assert ledger.entry_folder(entry().key).is_dir()
+    assert caplog.text == ""
 
 
 def test_what_the_dead_left_is_swept_and_what_is_held_stays(tmp_path: Path) -> None:
