@@ -174,9 +174,8 @@ class Ledger:
     def entry(self, key: str) -> Entry | None:
         """Return the entry of `key`, None where there is none; a damaged one is set aside, so that it is made again."""
         folder, reason = self.entry_folder(key), f"no {ENTRY_FILE}"
-        for _ in range(
-            2
-        ):  # folders are published whole: in one that came after the first look, the second finds it
+        # Folders are published whole: in one that came after the first look, the second one finds its entry.
+        for _ in range(2):
             try:
                 return Entry.from_json(_read(folder / ENTRY_FILE))
             except FileNotFoundError:
